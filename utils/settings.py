@@ -1,0 +1,144 @@
+"""What a run of the course is: profile, data, device, seed and folders, from the environment.
+
+==================  ==========================================  =======
+variable            values                                      default
+==================  ==========================================  =======
+``COURSE_PROFILE``  ``full``, ``quick``                         full
+``COURSE_DATA``     ``auto``, ``mnist``, ``digits``             auto
+``COURSE_DEVICE``   ``auto``, ``cpu``, ``cuda``, ``mps``        auto
+``COURSE_SEED``     a whole number, 0 or larger                 0
+``COURSE_HOME``     the folder that holds data/ and artifacts/  project
+``COURSE_RESULTS``  the folder that results are written to      below artifacts/
+==================  ==========================================  =======
+"""
+
+import os
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+PROJECT = Path(__file__).resolve().parents[1]
+CHOICES = {
+    "COURSE_PROFILE": ("full", "quick"),
+    "COURSE_DATA": ("auto", "mnist", "digits"),
+    "COURSE_DEVICE": ("auto", "cpu", "cuda", "mps"),
+}
+
+
+class SettingsError(ValueError):
+    """A ``COURSE_*`` variable has a value that the course does not know."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run's settings; everything that differs between quick and full is decided here.
+
+    Attributes
+    ----------
+    profile : {"full", "quick"}
+    data : {"auto", "mnist", "digits"}
+        ``auto`` takes MNIST in the full profile if it can be had, else the embedded digits;
+        ``mnist`` makes falling back an error; ``digits`` asks for the embedded ones.
+    device : str
+        Where the float model is trained: ``cpu``, ``cuda`` or ``mps``. int8 always runs on the CPU.
+    seed : int
+    home : Path
+        Parent of ``data/`` and ``artifacts/``.
+    results_dir : Path
+        Where this run writes its results.
+    """
+
+    profile: str
+    data: str
+    device: str
+    seed: int
+    home: Path
+    results_dir: Path
+
+    @property
+    def quick(self) -> bool:
+        """Whether this is the small profile that the tests use."""
+        return self.profile == "quick"
+
+    @property
+    def data_dir(self) -> Path:
+        """Where torchvision keeps its downloads."""
+        return self.home / "data"
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Checkpoints and int8 models of this profile."""
+        return self.home / "artifacts" / self.profile
+
+    @property
+    def calibration_images(self) -> int:
+        """Number of training images that the observers see."""
+        return 128 if self.quick else 512
+
+    @property
+    def timing_rounds(self) -> int:
+        """Interleaved rounds of a latency measurement."""
+        return 5 if self.quick else 30
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from the environment.
+
+    Parameters
+    ----------
+    environ : mapping, optional
+        Instead of ``os.environ``.
+
+    Raises
+    ------
+    SettingsError
+        For an unknown value, naming the allowed ones; for a device that this machine lacks.
+    """
+    environ = os.environ if environ is None else environ
+    chosen = {}
+    for name, allowed in CHOICES.items():
+        value = environ.get(name) or allowed[0]
+        if value not in allowed:
+            raise SettingsError(f"{name}={value!r} is unknown; allowed: {', '.join(allowed)}")
+        chosen[name] = value
+    seed = environ.get("COURSE_SEED") or "0"
+    if not seed.isdecimal():
+        raise SettingsError(f"COURSE_SEED={seed!r} must be a whole number, 0 or larger")
+    home = Path(environ.get("COURSE_HOME") or PROJECT).resolve()
+    profile = chosen["COURSE_PROFILE"]
+    results = environ.get("COURSE_RESULTS") or home / "artifacts" / profile / "results"
+    return Settings(
+        profile=profile,
+        data=chosen["COURSE_DATA"],
+        device=_device(chosen["COURSE_DEVICE"]),
+        seed=int(seed),
+        home=home,
+        results_dir=Path(results).resolve(),
+    )
+
+
+def _device(wanted: str) -> str:
+    available = ["cpu"]
+    if torch.backends.mps.is_available():
+        available.insert(0, "mps")
+    if torch.cuda.is_available():
+        available.insert(0, "cuda")
+    if wanted == "auto":
+        return available[0]
+    if wanted not in available:
+        raise SettingsError(
+            f"COURSE_DEVICE={wanted!r} is not available here; this machine has: "
+            f"{', '.join(available)}. Unset COURSE_DEVICE to let the course choose."
+        )
+    return wanted
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and PyTorch: the one place where the course does so."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - libraries still draw from the global generator
+    torch.manual_seed(seed)
