@@ -12,12 +12,17 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+import torch.ao.nn.quantized as nnq
 from torch import Tensor, nn
-from torch.ao.nn.quantized import FloatFunctional, QFunctional
+from torch.ao.nn.intrinsic import ConvReLU2d
 
 from utils.data import batches
 from utils.models import QuantizableResNet18, tq
 from utils.training import save_atomically
+
+
+# What counts as a layer, in float32 (QuantStub, Conv2d, ...) and in int8 (nnq: "nn, quantized").
+LAYERS = (tq.QuantStub, ConvReLU2d, nn.Conv2d, nn.Linear, nnq.Quantize, nnq.Conv2d, nnq.Linear)
 
 
 class QuantizationError(RuntimeError):
@@ -139,14 +144,14 @@ def calibrate(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: i
         raise QuantizationError("no observers: calibrate() takes the model that prepare() returns")
     if model.training:
         raise QuantizationError("the model is in train mode: call model.eval() before calibrating")
-    channels = model.conv1.in_channels
+    channels = next(model.parameters()).shape[1]  # of the first convolution
     if isinstance(images, Tensor):
         _check_images(images, channels)
         images = batches(images, size=batch_size)
     hooks = [
-        module.register_forward_hook(_finite_hook(name or "output"))
+        module.register_forward_hook(_finite_hook(name), prepend=True)
         for name, module in model.named_modules()
-        if not list(module.children()) or isinstance(module, nn.Conv2d | nn.Linear)
+        if isinstance(module, nn.Conv2d | nn.Linear | tq.QuantStub)
     ]
     seen = 0
     try:
@@ -204,7 +209,8 @@ def observers(model: nn.Module) -> dict[str, nn.Module]:
 
 def is_quantized(model: nn.Module) -> bool:
     """Whether any module of the model computes in integers."""
-    return any(type(m).__module__.startswith("torch.ao.nn") and _is_int8(m) for m in model.modules())
+    integer = nnq.Quantize | nnq.Conv2d | nnq.Linear | nnq.QFunctional
+    return any(isinstance(module, integer) for module in model.modules())
 
 
 def save_int8(model: nn.Module, path: Path) -> int:
@@ -238,7 +244,7 @@ def load_int8(path: Path, engine: str | None = None) -> nn.Module:
         raise FileNotFoundError(f"{path.name} does not exist: save_int8() a quantized model first")
     try:
         state = torch.load(path, weights_only=True)
-        channels, classes = state["conv1.weight"].shape[1], len(state["fc.scale"].shape)
+        channels = state["conv1.weight"].shape[1]
         classes = state["fc._packed_params._packed_params"][0].shape[0]
     except Exception as error:
         raise QuantizationError(
@@ -294,12 +300,16 @@ def layer_outputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
         return hook
 
+    def inside(name: str) -> bool:  # the Conv2d within a fused ConvReLU2d is not a layer
+        parent = model.get_submodule(name.rpartition(".")[0])
+        return isinstance(parent, ConvReLU2d)
+
     hooks = []
     for name, module in model.named_modules():
-        if isinstance(module, FloatFunctional | QFunctional):
+        if isinstance(module, nnq.FloatFunctional | nnq.QFunctional):
             # Called by method, not by forward: the hook goes on the identity it ends in.
             hooks.append(module.activation_post_process.register_forward_hook(keep(name)))
-        elif name == "quant" or hasattr(module, "weight"):
+        elif isinstance(module, LAYERS) and not inside(name):
             hooks.append(module.register_forward_hook(keep(name)))
     with torch.inference_mode():
         model(images)
@@ -319,12 +329,6 @@ def layer_sqnr(fused: nn.Module, int8: nn.Module, images: Tensor) -> pd.DataFram
     exact, coarse = layer_outputs(fused, images), layer_outputs(int8, images)
     rows = [(name, sqnr(exact[name], coarse[name])) for name in exact if name in coarse]
     return pd.DataFrame(rows, columns=["layer", "sqnr_db"])
-
-
-def _is_int8(module: nn.Module) -> bool:
-    return isinstance(module, QFunctional | torch.ao.nn.quantized.Quantize) or hasattr(
-        module, "_packed_params"
-    )
 
 
 def _refuse_quantized(model: nn.Module) -> None:

@@ -1,0 +1,31 @@
+# Each target makes .venv itself when it is missing or older than requirements.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help report test lab notebooks clean
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+.venv/ready: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+report: .venv/ready  ## Execute all notebooks and write report/index.html
+	$(BIN)/python -m utils.report
+
+test: .venv/ready  ## Run every test, notebooks included, in the quick profile
+	$(BIN)/python -m pytest
+
+lab: .venv/ready  ## Open JupyterLab on the notebooks
+	$(BIN)/python -m jupyterlab notebooks
+
+notebooks: .venv/ready  ## Refresh the committed outputs, results/ and README table (full profile, MNIST)
+	COURSE_PROFILE=full $(BIN)/python -m utils.report --in-place
+
+clean:  ## Delete what was made here: artifacts, report, caches and .venv (data/ stays)
+	rm -rf artifacts report .venv .pytest_cache .ruff_cache *.egg-info

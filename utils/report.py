@@ -1,0 +1,266 @@
+"""Execute the notebooks and make the report: ``python -m utils.report`` (see ``--help``)."""
+
+import argparse
+import html
+import importlib.resources
+import os
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import latex2mathml.converter
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbconvert import HTMLExporter
+from tqdm import tqdm
+
+from utils import data, environment, results, settings, training
+from utils.settings import PROJECT
+
+NOTEBOOKS = PROJECT / "notebooks"
+CELL_SECONDS = 3600
+# Nothing may be fetched when the page is opened: every address that nbconvert would load is empty.
+OFFLINE = dict.fromkeys(
+    (
+        "require_js_url",
+        "mathjax_url",
+        "mermaid_js_url",
+        "mermaid_layout_elk_js_url",
+        "jquery_url",
+        "jupyter_widgets_base_url",
+        "widget_renderer_url",
+    ),
+    "",
+)
+MATH = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
+
+
+@dataclass
+class Run:
+    """What became of one notebook: its title, the seconds it took, and its error if it failed."""
+
+    name: str
+    title: str
+    seconds: float = 0.0
+    error: str | None = None
+
+
+def title_of(notebook) -> str:
+    """Return the text of a notebook's first heading."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("# "):
+            return cell.source.splitlines()[0].removeprefix("# ").strip()
+    raise ValueError("the notebook has no title: its first markdown cell must begin with '# '")
+
+
+def execute(path: Path) -> tuple[nbformat.NotebookNode, Run]:
+    """Execute a notebook in a fresh kernel, in its own folder.
+
+    Returns
+    -------
+    notebook, run
+        Executed up to the end or to the failing cell; ``run.error`` says which and why.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    run = Run(path.stem, title_of(notebook))
+    cells = sum(cell.cell_type == "code" for cell in notebook.cells)
+    with tqdm(total=cells, desc=path.stem, unit="cell", leave=False) as bar:
+        client = NotebookClient(
+            notebook,
+            timeout=CELL_SECONDS,
+            kernel_name="python3",
+            record_timing=False,
+            resources={"metadata": {"path": str(path.parent)}},
+            on_cell_executed=lambda **_: bar.update(),
+        )
+        start = time.perf_counter()
+        try:
+            client.execute()
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            run.error = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+        run.seconds = time.perf_counter() - start
+    # The kernel's version is the machine's, not the notebook's.
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
+    return notebook, run
+
+
+def to_html(notebook: nbformat.NotebookNode, *, hide_code: bool = False) -> str:
+    """Render an executed notebook as one page that needs no network.
+
+    Formulas become MathML, which browsers draw themselves; links to notebooks lead to their pages.
+    """
+    notebook = nbformat.from_dict(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            text = MATH.sub(_mathml, cell.source)
+            cell.source = re.sub(r"\]\((\w+)\.ipynb(#[^)]*)?\)", r"](\1.html\2)", text)
+    exporter = HTMLExporter(
+        embed_images=True, exclude_input=hide_code, exclude_input_prompt=hide_code, **OFFLINE
+    )
+    body, _ = exporter.from_notebook_node(
+        notebook, resources={"metadata": {"name": title_of(notebook)}}
+    )
+    # What is left refers to the addresses emptied above.
+    body = re.sub(r"<script[^>]*\ssrc=[^>]*></script>", "", body)
+    return re.sub(r'<script type="module">.*?</script>', "", body, flags=re.DOTALL)
+
+
+def _mathml(match: re.Match) -> str:
+    code, block, inline = match.groups()
+    if code:
+        return code
+    display = "block" if block else "inline"
+    return latex2mathml.converter.convert((block or inline).strip(), display=display)
+
+
+def index_page(runs: list[Run], facts: dict, table: str) -> str:
+    """Return the report's start page.
+
+    Parameters
+    ----------
+    runs : list of Run
+    facts : dict
+        As :func:`utils.environment.describe` returns it.
+    table : str
+        The headline as an HTML table, or a sentence that says why there is none.
+    """
+    rows = "".join(
+        f'<tr class="{"failed" if run.error else ""}"><td><a href="{run.name}.html">{run.name}</a>'
+        f"</td><td>{html.escape(run.title)}</td><td>{run.seconds:.0f} s</td>"
+        f"<td>{'FAILED' if run.error else 'ok'}</td></tr>"
+        for run in runs
+    )
+    fallback = facts["data_source"] == data.DIGITS and facts["profile"] == "full"
+    notice = (
+        '<p class="notice">No network was reached, so this report was made from the embedded '
+        f"digits instead of MNIST. Data: {html.escape(facts['data_source'])}.</p>"
+        if fallback
+        else ""
+    )
+    listed = "".join(
+        f"<tr><td>{key.replace('_', ' ')}</td><td>"
+        f"{html.escape(', '.join(value) if isinstance(value, list) else str(value))}</td></tr>"
+        for key, value in facts.items()
+    )
+    errors = "".join(
+        f"<h2>{run.name} failed</h2><pre>{html.escape(run.error)}</pre>"
+        for run in runs
+        if run.error
+    )
+    page = importlib.resources.files("utils").joinpath("report.html").read_text(encoding="utf-8")
+    for name, value in {
+        "NOTICE": notice,
+        "TABLE": table,
+        "ROWS": rows,
+        "FACTS": listed,
+        "ERRORS": errors,
+    }.items():
+        page = page.replace(f"<!-- {name} -->", value)
+    return page
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name, then rename it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def make(output: Path, *, in_place: bool, only: list[str] | None = None) -> int:
+    """Execute the notebooks in order and write the report.
+
+    Parameters
+    ----------
+    output : Path
+        Folder of the report.
+    in_place : bool
+        Also keep the executed notebooks, the results of the reference run, and the README's table.
+    only : list of str, optional
+        Names of notebooks; all by default.
+
+    Returns
+    -------
+    int
+        Exit code: 1 if a notebook failed. What was made before stays.
+    """
+    os.environ["COURSE_RESULTS"] = str(results.REFERENCE if in_place else output / "results")
+    if in_place:
+        os.environ.setdefault("COURSE_DATA", "mnist")  # a reference run must not fall back
+    current = settings.load()
+    failed = [row for row in environment.check(current) if not row[0]]
+    for _, what, detail in failed:
+        print(f"[FAIL] {what}: {detail}")
+    if failed:
+        return 1
+    output.mkdir(parents=True, exist_ok=True)
+    dataset = data.load(current)
+    facts = environment.describe(current, dataset.source)
+    recipe = training.recipe_for(current, dataset)
+    if training.checkpoint_path(current, recipe).exists():
+        print("float model: trained before")
+    else:
+        print(f"float model: training {recipe.epochs} epochs on {current.device}, once", flush=True)
+    start = time.perf_counter()
+    _, history = training.load_or_train(current, dataset)
+    accuracy = history["test_accuracy"].iloc[-1]
+    print(f"float model: {accuracy:.2%} ({time.perf_counter() - start:.0f} s)", flush=True)
+    os.environ["TQDM_DISABLE"] = "1"  # in the kernels: a bar does not belong into saved outputs
+    runs: list[Run] = []
+    paths = [p for p in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) if not only or p.stem in only]
+    for number, path in enumerate(paths, start=1):
+        print(f"[{number}/{len(paths)}] {path.stem} ...", end=" ", flush=True)
+        notebook, run = execute(path)
+        runs.append(run)
+        page = to_html(notebook, hide_code=path.stem.endswith("_report"))
+        write_text(output / f"{path.stem}.html", page)
+        write_text(output / "index.html", index_page(runs, facts, _headline(current)))
+        if run.error:
+            print(f"FAILED after {run.seconds:.0f} s\n\n{run.error}\n")
+            print(f"{path.stem} failed; what was made so far is in {output.name}/index.html")
+            return 1
+        if in_place:
+            write_text(path, nbformat.writes(notebook) + "\n")
+        print(f"{run.seconds:.0f} s", flush=True)
+    if in_place:
+        summary = results.read(results.REFERENCE, "summary")
+        results.update_readme(PROJECT / "README.md", summary)
+    print(f"report: {output.name}/index.html")
+    return 0
+
+
+def _headline(current: settings.Settings) -> str:
+    try:
+        summary = results.read(current.results_dir, "summary")
+    except results.ResultsError:
+        return "<p>The table of results appears when notebooks 00 and 03 have run.</p>"
+    return results.headline(summary).to_html(index=False, border=0)
+
+
+def main() -> int:
+    """Read the command line; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m utils.report", description=__doc__)
+    parser.add_argument("--output", type=Path, default=PROJECT / "report", help="folder to write")
+    parser.add_argument(
+        "--in-place",
+        action="store_true",
+        help="also refresh the committed notebooks, results/ and the README's table",
+    )
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="notebooks, without .ipynb")
+    arguments = parser.parse_args()
+    known = sorted(p.stem for p in NOTEBOOKS.glob("[0-9]*.ipynb"))
+    unknown = set(arguments.only or ()) - set(known)
+    if unknown:
+        parser.error(f"no notebook {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
+    return make(arguments.output.resolve(), in_place=arguments.in_place, only=arguments.only)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
