@@ -147,7 +147,7 @@ def availability(settings: Settings) -> tuple[bool, str]:
 
 
 def batches(images: Tensor, *tensors: Tensor, size: int = 500) -> Iterator[tuple[Tensor, ...]]:
-    """Yield consecutive slices of up to ``size`` along the first axis; with one tensor, of it alone.
+    """Yield slices of up to ``size`` rows: tensors if one is given, tuples if several are.
 
     Raises
     ------

@@ -20,7 +20,6 @@ from utils.data import batches
 from utils.models import QuantizableResNet18, tq
 from utils.training import save_atomically
 
-
 # What counts as a layer, in float32 (QuantStub, Conv2d, ...) and in int8 (nnq: "nn, quantized").
 LAYERS = (tq.QuantStub, ConvReLU2d, nn.Conv2d, nn.Linear, nnq.Quantize, nnq.Conv2d, nnq.Linear)
 

@@ -53,7 +53,8 @@ def summarize(path: Path) -> dict:
     dict
         data_source, engine, test_images, float_accuracy, int8_accuracy (fractions),
         float_only_correct, int8_only_correct, mcnemar_p, difference_low, difference_high,
-        float_bytes, int8_bytes, ``latency_ms_{variant}_b{batch}_t{threads}`` (medians), environment.
+        float_bytes, int8_bytes, ``latency_ms_{variant}_b{batch}_t{threads}`` (medians),
+        environment.
     """
     quickstart, quantized = (read(path, name) for name in SOURCES)
     paired = quantized["comparison"]
