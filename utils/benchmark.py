@@ -5,14 +5,18 @@ falls on all of them alike, and every round gives one paired ratio.
 """
 
 import io
+import logging
 import math
 from collections.abc import Callable
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 from tqdm import tqdm
+
+# The timer's module looks for a CUDA toolkit when imported, and says on stderr what it misses.
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+from torch.utils.benchmark import Timer  # noqa: E402
 
 SAMPLE_SECONDS = 0.02  # a sample averages as many runs as fit in this time
 

@@ -3,6 +3,7 @@
 import datetime
 import functools
 import importlib.metadata
+import os
 import platform
 import re
 import shutil
@@ -71,7 +72,7 @@ def describe(settings: Settings, data_source: str) -> dict:
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu()["model"],
         "instruction_sets": cpu()["instruction_sets"],
-        "cores": torch.get_num_threads(),
+        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if cuda else None,
         "device": settings.device,

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import latex2mathml.converter
 import nbformat
+import pandas as pd
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
 from tqdm import tqdm
 
-from utils import data, environment, results, settings, training
+from utils import data, environment, plots, results, settings, statistics, training
 from utils.settings import PROJECT
 
 NOTEBOOKS = PROJECT / "notebooks"
@@ -73,6 +74,7 @@ def execute(path: Path) -> tuple[nbformat.NotebookNode, Run]:
             timeout=CELL_SECONDS,
             kernel_name="python3",
             record_timing=False,
+            extra_arguments=["--log-level=ERROR"],
             resources={"metadata": {"path": str(path.parent)}},
             on_cell_executed=lambda **_: bar.update(),
         )
@@ -232,8 +234,21 @@ def make(output: Path, *, in_place: bool, only: list[str] | None = None) -> int:
     if in_place:
         summary = results.read(results.REFERENCE, "summary")
         results.update_readme(PROJECT / "README.md", summary)
+        save_headline_figure(results.REFERENCE)
     print(f"report: {output.name}/index.html")
     return 0
+
+
+def save_headline_figure(folder: Path) -> None:
+    """Draw ``headline.png``, the README's figure, from the results in a folder."""
+    quickstart, quantized = (results.read(folder, name) for name in results.SOURCES)
+    figure, _ = plots.quickstart(
+        statistics.Comparison(**quantized["comparison"]),
+        quantized["float_bytes"],
+        quantized["int8_bytes"],
+        pd.DataFrame(quickstart["latency"]),
+    )
+    figure.savefig(folder / "headline.png", dpi=plots.DPI, metadata={"Software": None})
 
 
 def _headline(current: settings.Settings) -> str:

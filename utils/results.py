@@ -186,7 +186,7 @@ def update_readme(path: Path, summary: dict) -> None:
 def _save(path: Path, plain: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, path)
     return path
 

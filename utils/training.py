@@ -52,7 +52,7 @@ class Recipe:
     train_images: int
     epochs: int
     batch_size: int = 128
-    peak_lr: float = 0.1
+    peak_lr: float = 0.04
     warmup: float = 0.25
     momentum: float = 0.9
     weight_decay: float = 5e-4

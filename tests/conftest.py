@@ -1,0 +1,52 @@
+"""What several tests share: settings in a temporary folder, the digits, and small models."""
+
+import pytest
+import torch
+
+from utils import data, quantization, settings
+from utils.models import ResNet18
+
+torch.set_num_threads(1)  # threads that wait for a shared core make small models 50 times slower
+
+
+@pytest.fixture
+def course(tmp_path):
+    """Quick settings whose data/ and artifacts/ are empty."""
+    return settings.load(
+        {"COURSE_PROFILE": "quick", "COURSE_DEVICE": "cpu", "COURSE_HOME": str(tmp_path)}
+    )
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The embedded digits."""
+    environ = {"COURSE_PROFILE": "quick", "COURSE_DATA": "digits", "COURSE_DEVICE": "cpu"}
+    return data.load(settings.load(environ), announce=False)
+
+
+@pytest.fixture(scope="session")
+def images(digits):
+    """Normalised digits for calibration."""
+    return data.calibration_images(digits, 64)
+
+
+def random_model(images, channels: int = 1):
+    """A network with random weights whose batch norms have seen data; in eval mode."""
+    torch.manual_seed(0)
+    model = ResNet18(channels=channels)
+    with torch.no_grad():
+        for _ in range(4):
+            model(images)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def float_model(images):
+    """A random network that no test may change."""
+    return random_model(images)
+
+
+@pytest.fixture(scope="session")
+def int8_model(float_model, images):
+    """The same network in int8; no test may change it."""
+    return quantization.quantize(float_model, images)

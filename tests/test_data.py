@@ -1,0 +1,341 @@
+import gzip
+import hashlib
+import http.server
+import socket
+import struct
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+import torchvision
+
+from utils import data
+from utils.data import DataError
+
+FILES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+
+
+@pytest.fixture
+def closed_address():
+    """The address of a port on this machine at which nobody listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    return f"http://127.0.0.1:{port}/"
+
+
+@pytest.fixture
+def archives(course, monkeypatch, closed_address):
+    """Four tiny archives in place of MNIST's, and a mirror that does not answer."""
+    monkeypatch.setenv("no_proxy", "*")
+    folder = course.data_dir / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    paths, listed = [], []
+    for file, count in zip(FILES, (30, 30, 20, 20), strict=True):
+        if "images" in file:
+            content = struct.pack(">4i", 2051, count, 28, 28) + bytes(
+                (7 * i) % 256 for i in range(count * 28 * 28)
+            )
+        else:
+            content = struct.pack(">2i", 2049, count) + bytes(i % 10 for i in range(count))
+        path = folder / f"{file}-ubyte.gz"
+        path.write_bytes(gzip.compress(content))
+        paths.append(path)
+        listed.append((path.name, hashlib.md5(path.read_bytes()).hexdigest()))
+    fake = type(
+        "MNIST",
+        (torchvision.datasets.MNIST,),
+        {"resources": listed, "mirrors": [closed_address]},
+    )
+    monkeypatch.setitem(data.TORCHVISION, "mnist", fake)
+    return paths
+
+
+def full(course, wanted="auto"):
+    return replace(course, profile="full", data=wanted)
+
+
+# The embedded digits
+
+
+def test_digits_are_split_stratified(digits):
+    assert digits.train_images.shape == (4000, 1, 28, 28)
+    assert digits.test_images.shape == (1000, 1, 28, 28)
+    assert digits.train_images.dtype == torch.uint8
+    assert digits.train_labels.bincount().tolist() == [400] * 10
+    assert digits.test_labels.bincount().tolist() == [100] * 10
+
+
+def test_digits_train_and_test_are_disjoint_and_complete(digits):
+    def pictures(images):
+        return {bytes(image.flatten().tolist()) for image in images}
+
+    train, test = pictures(digits.train_images), pictures(digits.test_images)
+    assert not train & test
+    assert len(train) + len(test) == 5000
+
+
+def test_digits_are_shuffled_and_the_same_every_time(digits, course):
+    assert len(digits.train_labels[:100].unique()) == 10
+    again = data.load(course, announce=False)
+    assert torch.equal(again.train_images, digits.train_images)
+    assert torch.equal(again.test_labels, digits.test_labels)
+
+
+def test_digits_carry_their_own_labels(digits):
+    """A classifier by nearest class mean is right far more often than chance."""
+    means = torch.stack(
+        [digits.train_images[digits.train_labels == d].float().mean(0) for d in range(10)]
+    )
+    distance = torch.cdist(digits.test_images.flatten(1).float(), means.flatten(1))
+    assert (distance.argmin(1) == digits.test_labels).double().mean() > 0.7
+
+
+@pytest.mark.parametrize(
+    ("profile", "wanted"), [("quick", "auto"), ("quick", "digits"), ("full", "digits")]
+)
+def test_when_digits_are_asked_for_no_network_is_needed(course, monkeypatch, profile, wanted):
+    monkeypatch.setattr(data, "_reachable", lambda _: pytest.fail("network"))
+    chosen = data.load(replace(course, profile=profile, data=wanted), announce=False)
+    assert chosen.is_fallback
+    assert chosen.source == data.DIGITS
+
+
+def test_load_says_where_the_data_came_from(course, capsys):
+    data.load(course)
+    out = capsys.readouterr().out
+    assert data.DIGITS in out
+    assert "4,000 training and 1,000 test" in out
+
+
+def test_an_unknown_name(course):
+    with pytest.raises(ValueError, match="unknown dataset 'cifar'; known: mnist, fashion"):
+        data.load(course, "cifar")
+
+
+# torchvision's files
+
+
+def test_torchvision_files_are_read_without_a_network(course, archives, monkeypatch):
+    monkeypatch.setattr(data, "_reachable", lambda _: pytest.fail("network"))
+    mnist = data.load(full(course, "mnist"), announce=False)
+    assert mnist.source == "MNIST (torchvision)"
+    assert not mnist.is_fallback
+    assert mnist.train_images.shape == (30, 1, 28, 28)
+    assert mnist.test_images.shape == (20, 1, 28, 28)
+    assert mnist.train_images[0, 0, 0, :3].tolist() == [0, 7, 14]
+    assert mnist.test_labels.tolist() == [*range(10)] * 2
+    assert mnist.classes == tuple("0123456789")
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_damaged_archive_is_named(course, archives, number):
+    content = bytearray(archives[number].read_bytes())
+    content[-1] ^= 1
+    archives[number].write_bytes(content)
+    with pytest.raises(DataError, match=rf"{archives[number].name} is damaged.*delete it"):
+        data.load(full(course))
+
+
+def test_a_damaged_unpacked_file_is_named(course, archives):
+    data.load(full(course), announce=False)  # unpacks
+    unpacked = archives[2].with_suffix("")
+    content = bytearray(unpacked.read_bytes())
+    content[-1] ^= 1
+    unpacked.write_bytes(content)
+    with pytest.raises(DataError, match=rf"{unpacked.name} is damaged.*delete it"):
+        data.load(full(course))
+
+
+# No network
+
+
+def test_no_network_falls_back_and_says_so(course, archives, monkeypatch, capsys):
+    archives[0].unlink()
+    monkeypatch.setattr(data, "_reachable", lambda _: False)
+    chosen = data.load(full(course), announce=False)
+    assert chosen.is_fallback
+    out = capsys.readouterr().out
+    assert out.startswith("NOTE: ")
+    assert "no network" in out
+    assert data.DIGITS in out
+
+
+def test_no_network_is_an_error_if_falling_back_is_forbidden(course, archives, monkeypatch):
+    archives[0].unlink()
+    monkeypatch.setattr(data, "_reachable", lambda _: False)
+    with pytest.raises(DataError, match=r"COURSE_DATA=mnist forbids.*four \.gz files"):
+        data.load(full(course, "mnist"))
+
+
+def test_a_download_that_breaks_off_falls_back(course, archives, monkeypatch, capsys):
+    archives[0].unlink()
+    monkeypatch.setattr(data, "_reachable", lambda _: True)  # and then the mirror is gone
+    before = socket.getdefaulttimeout()
+    assert data.load(full(course), announce=False).is_fallback
+    assert "downloading MNIST failed" in capsys.readouterr().out
+    assert socket.getdefaulttimeout() == before
+
+
+def test_giving_up_takes_less_than_twenty_seconds_in_all():
+    assert data.PROBE_SECONDS + data.DOWNLOAD_SECONDS < 20
+
+
+def mirrors(*addresses):
+    return type("Kind", (), {"mirrors": list(addresses), "resources": [("file.gz", "")]})
+
+
+def test_closed_and_unresolvable_addresses_are_not_reachable(monkeypatch, closed_address):
+    monkeypatch.setenv("no_proxy", "*")
+    start = time.monotonic()
+    assert not data._reachable(mirrors(closed_address, "http://no-such-host.invalid/"))
+    assert time.monotonic() - start < 20
+
+
+def test_a_server_that_never_answers_is_given_up(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(data, "PROBE_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        start = time.monotonic()
+        assert not data._reachable(mirrors(address))
+        assert time.monotonic() - start < 20
+
+
+def test_one_answering_mirror_is_enough(monkeypatch, closed_address, tmp_path):
+    class Quiet(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"x")
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("no_proxy", "*")
+    with http.server.HTTPServer(("127.0.0.1", 0), Quiet) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        assert data._reachable(mirrors(closed_address, address))
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "present", "network", "expected"),
+    [
+        ("digits", False, False, (True, "embedded")),
+        ("auto", True, False, (True, "present")),
+        ("auto", False, True, (True, "downloaded")),
+        ("auto", False, False, (True, "embedded")),
+        ("mnist", False, False, (False, "COURSE_DATA")),
+    ],
+)
+def test_availability(course, archives, monkeypatch, wanted, present, network, expected):
+    if not present:
+        archives[0].unlink()
+    monkeypatch.setattr(data, "_reachable", lambda _: network)
+    ok, detail = data.availability(full(course, wanted))
+    assert ok == expected[0]
+    assert expected[1] in detail
+
+
+def test_availability_of_the_quick_profile(course):
+    assert data.availability(course) == (True, data.DIGITS)
+
+
+# Dataset and helpers
+
+
+def test_normalizing_the_training_split_gives_mean_0_and_deviation_1(digits):
+    x = digits.normalizer()(digits.train_images)
+    assert x.dtype == torch.float32
+    assert x.mean().item() == pytest.approx(0, abs=1e-4)
+    assert x.std().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_normalizer_by_hand():
+    pixels = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 1, 1, 2)
+    assert data.Normalizer(0.5, 0.25)(pixels).flatten().tolist() == [-2, 2]
+
+
+def test_the_constants_ignore_the_test_split(digits):
+    changed = replace(digits, test_images=255 - digits.test_images)
+    assert changed.normalizer() == digits.normalizer()
+
+
+def test_head_and_to(digits):
+    few = digits.head(10)
+    assert torch.equal(few.train_images, digits.train_images[:10])
+    assert torch.equal(few.train_labels, digits.train_labels[:10])
+    assert len(few.test_images) == 1000
+    moved = few.to("meta")
+    assert {t.device.type for t in vars(moved).values() if isinstance(t, torch.Tensor)} == {"meta"}
+
+
+def test_batches_cover_everything_once():
+    x, y = torch.arange(7), torch.arange(7) + 10
+    assert [b.tolist() for b in data.batches(x, size=3)] == [[0, 1, 2], [3, 4, 5], [6]]
+    pairs = list(data.batches(x, y, size=4))
+    assert torch.equal(torch.cat([a for a, _ in pairs]), x)
+    assert torch.equal(torch.cat([b for _, b in pairs]), y)
+
+
+def test_batches_refuses_what_makes_no_sense():
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        next(data.batches(torch.zeros(3), size=0))
+    with pytest.raises(ValueError, match=r"lengths differ: \[3, 2\]"):
+        next(data.batches(torch.zeros(3), torch.zeros(2)))
+
+
+def test_calibration_images_are_a_fixed_shuffled_part_of_the_training_split(digits):
+    chosen = data.calibration_images(digits, 50)
+    assert chosen.shape == (50, 1, 28, 28)
+    assert chosen.dtype == torch.float32
+    assert torch.equal(chosen, data.calibration_images(digits, 50))
+    assert not torch.equal(chosen, data.calibration_images(digits, 50, seed=1))
+    everything = digits.normalizer()(digits.train_images)
+    matches = (chosen.flatten(1)[:, None] == everything.flatten(1)[None]).all(2)
+    assert (matches.sum(1) == 1).all()  # each is one training image ...
+    assert matches.sum(0).max() == 1  # ... none is drawn twice ...
+    assert not matches[:, :50].diagonal().all()  # ... and they are not simply the first
+
+
+@pytest.mark.parametrize("count", [0, -1, 4001])
+def test_calibration_images_needs_a_possible_count(digits, count):
+    with pytest.raises(ValueError, match=rf"count={count}: choose 1 to 4,000"):
+        data.calibration_images(digits, count)
+
+
+def shifted(image, down, right):
+    """A (C, H, W) image moved by hand; zeros come in."""
+    result = torch.zeros_like(image)
+    _, height, width = image.shape
+    for y in range(height):
+        for x in range(width):
+            if 0 <= y - down < height and 0 <= x - right < width:
+                result[:, y, x] = image[:, y - down, x - right]
+    return result
+
+
+def test_random_shift_equals_a_shift_by_hand():
+    images = torch.randint(1, 256, (12, 2, 5, 7), dtype=torch.uint8)
+    moved = data.random_shift(images, 2, torch.Generator().manual_seed(5))
+    offsets = torch.randint(0, 5, (2, 12), generator=torch.Generator().manual_seed(5))
+    assert len(set(zip(*offsets.tolist(), strict=True))) > 5
+    for image, result, row, column in zip(images, moved, *offsets.tolist(), strict=True):
+        assert torch.equal(result, shifted(image, 2 - row, 2 - column))
+
+
+def test_random_shift_by_nothing():
+    images = torch.rand(3, 1, 4, 4)
+    assert torch.equal(data.random_shift(images, 0), images)
+
+
+def test_random_shift_reaches_every_offset():
+    image = torch.zeros(1, 1, 3, 3)
+    image[..., 1, 1] = 1
+    moved = data.random_shift(image.expand(200, 1, 3, 3), 1)
+    assert moved.sum(0).flatten().gt(0).all()
+    assert (moved.sum((1, 2, 3)) == 1).all()

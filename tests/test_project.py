@@ -1,0 +1,81 @@
+"""The files around the code agree with one another."""
+
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from utils import results
+from utils.environment import requirements
+from utils.settings import PROJECT
+
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+def test_requirements_are_pinned_explained_and_end_in_the_package_itself():
+    lines = (PROJECT / "requirements.txt").read_text().splitlines()
+    lines = [line for line in lines if line and not line.startswith("#")]
+    assert lines[-1] == "-e ."
+    for line in lines[:-1]:
+        assert re.fullmatch(r"[\w.-]+==[\w.]+ +# .{10,}", line), line
+
+
+def test_pyproject_admits_the_pinned_torch_and_names_the_same_python():
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    bound = next(d for d in project["dependencies"] if d.startswith("torch>"))
+    low, high = re.fullmatch(r"torch>=(\d+\.\d+),<(\d+\.\d+)", bound).groups()
+    pin = requirements()["torch"]
+    as_numbers = lambda version: tuple(map(int, version.split(".")[:2]))  # noqa: E731
+    assert as_numbers(low) <= as_numbers(pin) < as_numbers(high)
+    environment = (PROJECT / "environment.yml").read_text()
+    python = re.search(r"python=(\d+\.\d+)", environment)[1]
+    assert as_numbers(python) >= as_numbers(project["requires-python"].removeprefix(">="))
+    assert "-r requirements.txt" in environment
+
+
+def test_readme_shows_the_reference_results():
+    summary = results.read(results.REFERENCE, "summary")
+    assert results.readme_block(summary) in README, "run: make notebooks"
+
+
+def test_summary_is_what_the_notebooks_wrote():
+    assert results.read(results.REFERENCE, "summary") == results.summarize(results.REFERENCE)
+
+
+def test_reference_results_reach_the_goals():
+    s = results.read(results.REFERENCE, "summary")
+    assert s["environment"]["profile"] == "full"
+    assert s["data_source"] == "MNIST (torchvision)"
+    assert s["float_accuracy"] >= 0.995
+    assert abs(s["int8_accuracy"] - s["float_accuracy"]) <= 0.0005
+    assert s["int8_bytes"] <= 11.35e6
+    timed = results.read(results.REFERENCE, "00_quickstart")["latency"]
+    faster = dict(
+        zip(zip(timed["variant"], timed["batch"], strict=True), timed["always_faster"], strict=True)
+    )
+    assert faster[f"int8_{s['engine']}", 1]
+    assert faster[f"int8_{s['engine']}", 64]
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_in_documents_resolve(name):
+    text = (PROJECT / name).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        if not re.match(r"[a-z]+:", target):
+            assert (PROJECT / target).exists(), target
+
+
+def test_readme_maps_every_notebook_and_names_every_make_target():
+    for path in (PROJECT / "notebooks").glob("*.ipynb"):
+        assert f"notebooks/{path.name}" in README
+    for target in ("report", "test", "lab", "notebooks"):
+        assert f"make {target}" in README
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]], ids=["lint", "format"])
+def test_ruff_is_clean(arguments):
+    command = [sys.executable, "-m", "ruff", *arguments, "--quiet", "."]
+    run = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr

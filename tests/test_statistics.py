@@ -1,0 +1,86 @@
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from utils import statistics
+
+
+def logits(predictions):
+    return torch.nn.functional.one_hot(torch.as_tensor(predictions), 3).double()
+
+
+def two_classifiers(both, a_only, b_only, neither):
+    """Logits whose fourfold table is the one given; the label is always 0."""
+    a = [0] * (both + a_only) + [1] * (b_only + neither)
+    b = [0] * both + [1] * a_only + [0] * b_only + [2] * neither
+    return logits(a), logits(b), torch.zeros(len(a), dtype=torch.long)
+
+
+def test_counts():
+    result = statistics.compare(*two_classifiers(both=80, a_only=2, b_only=8, neither=10))
+    assert result.images == 100
+    assert (result.a_only, result.b_only) == (2, 8)
+    assert (result.accuracy_a, result.accuracy_b) == (0.82, 0.88)
+    assert result.difference == pytest.approx(0.06)
+    assert result.flips == 20  # where both are wrong they answer 1 and 2
+
+
+def test_mcnemar_by_hand():
+    result = statistics.compare(*two_classifiers(80, 2, 8, 10))
+    assert result.mcnemar_p == pytest.approx(2 * (1 + 10 + 45) / 2**10)
+
+
+@pytest.mark.parametrize(("a_only", "b_only"), [(0, 1), (1, 6), (7, 7), (40, 25)])
+def test_mcnemar_is_the_binomial_test_of_the_flips(a_only, b_only):
+    result = statistics.compare(*two_classifiers(5, a_only, b_only, 5))
+    expected = stats.binomtest(a_only, a_only + b_only).pvalue
+    assert result.mcnemar_p == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("table", [(1980, 2, 8, 10), (1900, 30, 30, 40), (1999, 0, 0, 1)])
+def test_interval_by_hand(table):
+    """Agresti and Min: half an observation more in each cell, then the plain normal interval."""
+    result = statistics.compare(*two_classifiers(*table))
+    n, a_only, b_only = sum(table) + 2, table[1] + 0.5, table[2] + 0.5
+    middle = (b_only - a_only) / n
+    error = math.sqrt(((a_only + b_only) / n - middle**2) / n)
+    half = 1.959964 * error
+    assert result.low == pytest.approx(middle - half, abs=1e-3 * half)
+    assert result.high == pytest.approx(middle + half, abs=1e-3 * half)
+
+
+def test_no_flips_is_no_certainty():
+    same = logits([0, 1, 2] * 10)
+    result = statistics.compare(same, same, torch.tensor([0, 1, 1] * 10))
+    assert (result.flips, result.mcnemar_p, result.difference) == (0, 1.0, 0.0)
+    assert result.low < 0 < result.high
+
+
+def test_exchanging_the_classifiers_changes_the_sign():
+    a, b, labels = two_classifiers(80, 2, 8, 10)
+    there, back = statistics.compare(a, b, labels), statistics.compare(b, a, labels)
+    assert back.difference == -there.difference
+    assert (back.low, back.high) == pytest.approx((-there.high, -there.low))
+    assert back.mcnemar_p == there.mcnemar_p
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "labels"), [((4, 3), (5, 3), 4), ((4, 3), (4, 3), 5), ((0, 3), (0, 3), 0)]
+)
+def test_shapes_must_fit(a, b, labels):
+    with pytest.raises(ValueError, match="do not describe the same images"):
+        statistics.compare(torch.zeros(a), torch.zeros(b), torch.zeros(labels, dtype=torch.long))
+
+
+@pytest.mark.parametrize(("correct", "images"), [(0, 10), (95, 100), (9962, 10_000), (10, 10)])
+def test_wilson_interval(correct, images):
+    expected = stats.binomtest(correct, images).proportion_ci(method="wilson")
+    assert statistics.accuracy_interval(correct, images) == pytest.approx(tuple(expected))
+
+
+@pytest.mark.parametrize(("correct", "images"), [(-1, 10), (11, 10), (0, 0)])
+def test_wilson_interval_of_the_impossible(correct, images):
+    with pytest.raises(ValueError, match=f"{correct} correct of {images} images is not possible"):
+        statistics.accuracy_interval(correct, images)

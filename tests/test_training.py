@@ -1,0 +1,407 @@
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from utils import data, training
+from utils.models import ResNet18
+from utils.settings import PROJECT
+from utils.training import CheckpointError, Recipe
+
+
+@pytest.fixture(scope="module")
+def few(digits):
+    """256 digits to train, 64 to test."""
+    few = digits.head(256)
+    return dataclasses.replace(
+        few, test_images=few.test_images[:64], test_labels=few.test_labels[:64]
+    )
+
+
+@pytest.fixture
+def recipe(few):
+    return Recipe(few.source, train_images=256, epochs=2, batch_size=64)
+
+
+def tiny():
+    """A network that trains in no time, always from the same weights."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(676, 10)
+    )
+
+
+def same(one, other):
+    """Whether two state_dicts are equal bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+# Killed and resumed, in real processes
+
+CHILD = """
+import sys
+from pathlib import Path
+import torch
+from utils import data, settings, training
+torch.set_num_threads(1)
+environ = {"COURSE_PROFILE": "quick", "COURSE_DATA": "digits", "COURSE_DEVICE": "cpu"}
+digits = data.load(settings.load(environ)).head(256)
+recipe = training.Recipe(digits.source, 256, epochs=3, batch_size=64)
+model, history = training.train(digits, recipe, checkpoint=Path(sys.argv[1]))
+torch.save((model.state_dict(), history["epoch"].tolist()), sys.argv[2])
+"""
+
+
+def start(checkpoint, weights):
+    """Train in another process; ``weights`` is written at the very end."""
+    command = [sys.executable, "-c", CHILD, str(checkpoint), str(weights)]
+    return subprocess.Popen(command, cwd=PROJECT, env={**os.environ, "TQDM_DISABLE": "1"})
+
+
+def test_killed_and_resumed_equals_undisturbed_bit_for_bit(tmp_path):
+    undisturbed = start(tmp_path / "a.pt", tmp_path / "a")
+    assert undisturbed.wait(timeout=120) == 0
+    killed = start(tmp_path / "b.pt", tmp_path / "b")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "b.pt").exists():
+        assert killed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    killed.kill()
+    assert killed.wait() != 0
+    so_far = len(torch.load(tmp_path / "b.pt", weights_only=True)["history"])
+    assert 1 <= so_far < 3, "killed too late to prove anything"
+    assert not (tmp_path / "b").exists()
+
+    assert start(tmp_path / "b.pt", tmp_path / "b").wait(timeout=120) == 0
+    weights, epochs = torch.load(tmp_path / "a", weights_only=True)
+    resumed, resumed_epochs = torch.load(tmp_path / "b", weights_only=True)
+    assert epochs == resumed_epochs == [1, 2, 3]
+    assert same(resumed, weights)
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_and_kept(few, recipe, tmp_path):
+    path = tmp_path / "model.pt"
+    training.train(few, recipe, checkpoint=path, model=tiny())
+    before = path.read_bytes()
+    other = dataclasses.replace(recipe, epochs=5, seed=1)
+    with pytest.raises(CheckpointError) as error:
+        training.train(few, other, checkpoint=path, model=tiny())
+    for part in (
+        "model.pt",
+        "another recipe",
+        "epochs: 2, wanted 5",
+        "seed: 0, wanted 1",
+        "delete",
+    ):
+        assert part in str(error.value)
+    assert "batch_size" not in str(error.value)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "no checkpoint"])
+def test_a_damaged_checkpoint_is_refused_and_kept(few, recipe, tmp_path, damage):
+    path = tmp_path / "model.pt"
+    training.train(few, recipe, checkpoint=path, model=tiny())
+    if damage == "no checkpoint":
+        torch.save({"weights": torch.zeros(1)}, path)
+    else:
+        path.write_bytes(path.read_bytes()[: 0 if damage == "empty" else 1000])
+    before = path.read_bytes()
+    with pytest.raises(CheckpointError, match=r"model\.pt .*not a readable checkpoint.*delete it"):
+        training.train(few, recipe, checkpoint=path, model=tiny())
+    assert path.read_bytes() == before
+
+
+class Payload:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_checkpoint_cannot_run_code(recipe, tmp_path):
+    torch.save({"recipe": Payload(tmp_path / "owned")}, tmp_path / "evil.pt")
+    with pytest.raises(CheckpointError):
+        training.read_checkpoint(tmp_path / "evil.pt", recipe)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_checkpoint_holds_recipe_and_history(few, recipe, tmp_path):
+    path = tmp_path / "below" / "model.pt"
+    _, history = training.train(few, recipe, checkpoint=path, model=tiny())
+    state = training.read_checkpoint(path, recipe)
+    assert state["recipe"] == dataclasses.asdict(recipe)
+    assert state["history"] == history.to_dict("records")
+    assert [p.name for p in path.parent.iterdir()] == ["model.pt"]
+
+
+def test_a_finished_checkpoint_is_not_trained_again(few, recipe, tmp_path, monkeypatch):
+    path = tmp_path / "model.pt"
+    first, history = training.train(few, recipe, checkpoint=path, model=tiny())
+    monkeypatch.setattr(training, "_train_epoch", lambda *_: pytest.fail("trained again"))
+    again, same_history = training.train(few, recipe, checkpoint=path, model=tiny())
+    assert same(again.state_dict(), first.state_dict())
+    assert same_history.equals(history)
+
+
+def test_save_atomically_keeps_the_old_file_if_writing_fails(tmp_path, monkeypatch):
+    path = tmp_path / "file.pt"
+    training.save_atomically({"x": 1}, path)
+
+    def half(_state, temporary):
+        temporary.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="disk full"):
+        training.save_atomically({"x": 2}, path)
+    assert torch.load(path, weights_only=True) == {"x": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# The loop
+
+
+def test_train_learns_and_reports(few, recipe):
+    recipe = dataclasses.replace(recipe, epochs=6)
+    model, history = training.train(few, recipe, model=tiny())
+    assert not model.training
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+    assert list(history.columns) == [
+        "epoch",
+        "train_loss",
+        "test_loss",
+        "test_accuracy",
+        "seconds",
+        "images_per_second",
+        "learning_rate",
+    ]
+    assert history["epoch"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
+    assert history["test_accuracy"].iloc[-1] > 0.3
+    logits = training.predict(model, few.normalizer()(few.test_images))
+    assert history["test_accuracy"].iloc[-1] == training.accuracy(logits, few.test_labels)
+    assert history["learning_rate"].iloc[-1] < 0.01 * recipe.peak_lr
+
+
+def test_the_same_seed_gives_the_same_weights(few, recipe):
+    def weights(**changes):
+        changed = dataclasses.replace(recipe, **changes)
+        return training.train(few, changed, model=tiny())[0].state_dict()
+
+    first = weights()
+    assert same(first, weights())
+    assert not same(first, weights(seed=1))
+
+
+def test_the_test_split_does_not_touch_the_weights(few, recipe):
+    changed = dataclasses.replace(few, test_images=255 - few.test_images)
+    one, _ = training.train(few, recipe, model=tiny())
+    other, _ = training.train(changed, recipe, model=tiny())
+    assert same(one.state_dict(), other.state_dict())
+
+
+def test_by_default_a_resnet18_is_trained(few, recipe, monkeypatch):
+    monkeypatch.setattr(training, "_train_epoch", lambda *_: 0.0)
+    monkeypatch.setattr(torch.optim.lr_scheduler.OneCycleLR, "step", lambda *_: None)
+    model, _ = training.train(few, dataclasses.replace(recipe, epochs=1))
+    assert isinstance(model, ResNet18)
+    torch.manual_seed(recipe.seed)
+    assert same(model.state_dict(), ResNet18().state_dict())
+
+
+@pytest.mark.parametrize(("train_images", "batch_size"), [(257, 64), (32, 64)])
+def test_too_few_images(few, recipe, train_images, batch_size):
+    recipe = dataclasses.replace(recipe, train_images=train_images, batch_size=batch_size)
+    with pytest.raises(ValueError, match=f"{train_images} images in batches of 64.* has 256"):
+        training.train(few, recipe, model=tiny())
+
+
+def test_a_loss_that_is_no_number_stops_the_run(few, recipe, tmp_path):
+    recipe = dataclasses.replace(recipe, peak_lr=1e30)
+    with pytest.raises(FloatingPointError, match=r"loss is .* in epoch 1.*lower peak_lr"):
+        training.train(few, recipe, model=tiny(), checkpoint=tmp_path / "model.pt")
+    assert not (tmp_path / "model.pt").exists()
+
+
+# Recipe, prediction, loading
+
+
+def test_the_key_stands_for_every_value(recipe):
+    assert recipe.key == dataclasses.replace(recipe).key
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        other = dataclasses.replace(recipe, **{field.name: value + type(value)(1)})
+        assert other.key != recipe.key, field.name
+
+
+@pytest.mark.parametrize(
+    ("profile", "fallback", "short", "expected"),
+    [
+        ("quick", True, False, (4_000, 3)),
+        ("full", True, True, (4_000, 8)),
+        ("quick", False, False, (4_000, 1)),
+        ("full", False, True, (24_000, 1)),
+        ("full", False, False, (60_000, 4)),
+    ],
+)
+def test_recipe_for(course, digits, profile, fallback, short, expected):
+    dataset = digits
+    if not fallback:
+        pixels = torch.zeros((), dtype=torch.uint8).expand(60_000, 1, 28, 28)
+        dataset = dataclasses.replace(digits, source="MNIST (torchvision)", train_images=pixels)
+    course = dataclasses.replace(course, profile=profile, seed=3)
+    recipe = training.recipe_for(course, dataset, short=short)
+    assert (recipe.train_images, recipe.epochs) == expected
+    assert (recipe.data_source, recipe.seed) == (dataset.source, 3)
+
+
+def test_predict_equals_one_big_batch(float_model, images):
+    with torch.inference_mode():
+        expected = float_model(images)
+    found = training.predict(float_model, images, batch_size=24)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert not found.requires_grad
+
+
+def test_predict_uses_eval_mode():
+    model = tiny().train()
+    running = model[1].running_mean.clone()
+    training.predict(model, torch.randn(8, 1, 28, 28))
+    assert not model.training
+    assert torch.equal(model[1].running_mean, running)
+
+
+def test_accuracy_by_hand():
+    logits = torch.tensor([[1.0, 2.0], [2.0, 1.0], [0.0, 3.0], [5.0, 1.0]])
+    assert training.accuracy(logits, torch.tensor([1, 0, 0, 0])) == 0.75
+
+
+def test_load_or_train_trains_once(course, few, recipe, monkeypatch):
+    monkeypatch.setattr(training, "ResNet18", lambda _: tiny())
+    monkeypatch.setattr(training, "recipe_for", lambda *_, **__: recipe)
+    model, history = training.load_or_train(course, few)
+    path = training.checkpoint_path(course, recipe)
+    assert path.exists()
+    assert path.parent == course.artifacts_dir
+    assert recipe.key in path.name
+    monkeypatch.setattr(training, "_train_epoch", lambda *_: pytest.fail("trained again"))
+    again, same_history = training.load_or_train(course, few)
+    assert same(again.state_dict(), model.state_dict())
+    assert same_history.equals(history)
+
+
+@pytest.mark.parametrize(
+    ("device", "sets", "expected"),
+    [
+        ("cpu", ["avx512_bf16"], True),
+        ("cpu", ["amx_bf16", "avx2"], True),
+        ("cpu", ["avx2"], False),
+        ("mps", ["avx512_bf16"], False),
+    ],
+)
+def test_bf16_only_where_the_hardware_has_it(monkeypatch, device, sets, expected):
+    monkeypatch.setattr(training, "cpu", lambda: {"instruction_sets": sets})
+    assert training.bf16_helps(device) is expected
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_bf16_on_a_gpu_is_asked_of_torch(monkeypatch, supported):
+    def is_bf16_supported(including_emulation=True):
+        return supported or including_emulation
+
+    monkeypatch.setattr(training.torch.cuda, "is_bf16_supported", is_bf16_supported)
+    assert training.bf16_helps("cuda") is supported
+
+
+# Convolutions without the work on padding
+
+GEOMETRIES = {
+    "3x3 on 1x1": (dict(kernel_size=3, padding=1), (1, 1)),
+    "3x3 stride 2 on 2x2": (dict(kernel_size=3, stride=2, padding=1), (2, 2)),
+    "3x3 stride 2 on 1x1": (dict(kernel_size=3, stride=2, padding=1), (1, 1)),
+    "3x3 on 2x2": (dict(kernel_size=3, padding=1), (2, 2)),
+    "7x7 stride 2 on 28x28": (dict(kernel_size=7, stride=2, padding=3), (28, 28)),
+    "7x7 stride 2 on 2x2": (dict(kernel_size=7, stride=2, padding=3), (2, 2)),
+    "1x1 stride 2 on 2x2": (dict(kernel_size=1, stride=2), (2, 2)),
+    "3x3 on 1x5": (dict(kernel_size=3, padding=1), (1, 5)),
+    "3x3 stride 2 on 4x1": (dict(kernel_size=3, stride=2, padding=1), (4, 1)),
+    "3x5 on 2x1": (dict(kernel_size=(3, 5), stride=(1, 2), padding=(1, 2)), (2, 1)),
+    "with bias": (dict(kernel_size=3, padding=1, bias=True), (1, 1)),
+}
+
+
+@pytest.mark.parametrize(("keywords", "size"), GEOMETRIES.values(), ids=GEOMETRIES)
+def test_cropped_convolutions_are_equal_forward_and_backward(keywords, size):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(8, 16, **{"bias": False, **keywords}).double()
+    x = torch.randn(4, 8, *size, dtype=torch.double, requires_grad=True)
+
+    def run():
+        y = conv(x)
+        weights = torch.arange(y.numel(), dtype=torch.double).reshape(y.shape).cos()
+        return y, *torch.autograd.grad((y * weights).sum(), [x, *conv.parameters()])
+
+    plain = run()
+    with training.without_padding_work(conv):
+        cropped = run()
+    for a, b in zip(plain, cropped, strict=True):
+        torch.testing.assert_close(b, a)
+
+
+def test_the_whole_network_is_equal_without_padding_work(float_model, images):
+    with torch.inference_mode():
+        expected = float_model(images)
+        with training.without_padding_work(float_model):
+            found = float_model(images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_kernel_is_really_cropped(monkeypatch):
+    sizes = []
+    real = F.conv2d
+
+    def spy(x, weight, *rest):
+        sizes.append(tuple(weight.shape[2:]))
+        return real(x, weight, *rest)
+
+    monkeypatch.setattr(training, "F", SimpleNamespace(conv2d=spy, pad=F.pad))
+    conv = nn.Conv2d(1, 1, 3, padding=1)
+    with training.without_padding_work(conv):
+        conv(torch.zeros(1, 1, 1, 1))
+        conv(torch.zeros(1, 1, 5, 1))
+        conv(torch.zeros(1, 1, 5, 5))
+    assert sizes == [(1, 1), (3, 1), (3, 3)]
+
+
+def test_the_forward_comes_back_even_after_an_error():
+    model = tiny()
+    with pytest.raises(KeyError), training.without_padding_work(model):
+        assert "forward" in vars(model[0])
+        raise KeyError
+    assert "forward" not in vars(model[0])
+
+
+def test_augmentation_is_applied_in_training(few, recipe, monkeypatch):
+    calls = []
+
+    def spy(images, most, generator):
+        calls.append((len(images), most))
+        return data.random_shift(images, most, generator)
+
+    monkeypatch.setattr(training, "random_shift", spy)
+    training.train(few, dataclasses.replace(recipe, max_shift=1), model=tiny())
+    assert calls == [(64, 1)] * 8
