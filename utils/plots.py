@@ -316,16 +316,16 @@ def layer_shares(tables: dict[str, DataFrame]) -> tuple[Figure, str]:
             places = [row + (number - (len(tables) - 1) / 2) * height for row in range(len(table))]
             text = f"{size}: {total / unit:,.4g} {symbol} in all"
             ax.barh(places, shares, height, label=text, **looks[number])
-            stages = shares.groupby(table["layer"].str.split(".").str[0]).sum()
-            top = f"most in {stages.idxmax()} ({stages.max():.0f} %)"
-            said.append(f"{title.lower()} at {size}: {total / unit:,.4g} {symbol}, {top}")
+            stages = shares.groupby(table["layer"].str.split(".").str[0], sort=False).sum()
+            listed = ", ".join(f"{stage} {share:.0f} %" for stage, share in stages.items())
+            said.append(f"{title} at {size}: {listed}")
         label(ax, title, "share of the total (%)")
         ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.06), frameon=False)
     layers = next(iter(tables.values()))["layer"]
     axes[0].set_yticks(range(len(layers)), layers, fontsize=8)
     axes[0].set_ylabel("layer, in the order of execution")
     axes[0].set_ylim(len(layers) - 0.4, -0.6)
-    return fig, f"Bars for each of {len(layers)} layers. " + "; ".join(said) + "."
+    return fig, f"Bars of the shares of {len(layers)} layers. " + "; ".join(said) + "."
 
 
 def receptive_field(

@@ -204,6 +204,8 @@ def make(output: Path, *, in_place: bool, only: list[str] | None = None) -> int:
         return 1
     output.mkdir(parents=True, exist_ok=True)
     dataset = data.load(current)
+    if dataset.is_fallback:
+        os.environ["COURSE_DATA"] = "digits"  # the notebooks need not ask the network again
     facts = environment.describe(current, dataset.source)
     recipe = training.recipe_for(current, dataset)
     if training.checkpoint_path(current, recipe).exists():
