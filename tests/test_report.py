@@ -1,0 +1,274 @@
+import re
+import sys
+
+import nbformat
+import pandas as pd
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from utils import data, report, results
+from utils.report import Run
+
+# A 1x1 PNG.
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+FACTS = {"data_source": "some <digits>", "profile": "full", "instruction_sets": ["avx2", "x"]}
+
+
+def notebook(*cells, title="A title"):
+    return new_notebook(cells=[new_markdown_cell(f"# {title}\n\nText."), *cells])
+
+
+# One notebook
+
+
+def test_title_of():
+    assert report.title_of(notebook(title="Hello, world ")) == "Hello, world"
+    late = new_notebook(cells=[new_code_cell("# no"), *notebook().cells])
+    assert report.title_of(late) == "A title"
+
+
+@pytest.mark.parametrize("cells", [[], [new_markdown_cell("## small")], [new_code_cell("# code")]])
+def test_a_notebook_needs_a_title(cells):
+    with pytest.raises(ValueError, match="has no title"):
+        report.title_of(new_notebook(cells=cells))
+
+
+@pytest.fixture(scope="module")
+def page():
+    picture = new_output(
+        "display_data", {"image/png": PNG}, metadata={"image/png": {"alt": "a dot"}}
+    )
+    widgets = {"application/vnd.jupyter.widget-view+json": {"model_id": "0"}, "text/plain": "w"}
+    cells = [
+        new_markdown_cell("Inline $r = S (q - Z)$.\n\n$$\\sum_i x_i^2$$\n\nCode: `$HOME`."),
+        new_markdown_cell("See [next](01_next.ipynb) and [part](01_next.ipynb#a-part)."),
+        new_markdown_cell("```mermaid\ngraph TD\n```"),
+        new_code_cell("hidden = 1", outputs=[picture, new_output("display_data", widgets)]),
+    ]
+    return lambda **keywords: report.to_html(notebook(*cells), **keywords)
+
+
+def test_the_page_loads_nothing(page):
+    html = page()
+    assert not re.findall(r"<(?:script|img|iframe|source)[^>]*\ssrc=[\"'](?!data:)", html)
+    assert not re.findall(r"<link[^>]*\shref=", html)
+    assert not re.findall(r"@import|url\([\"']?https?:", html)
+    assert not re.findall(r"import\s[^;]*https?:", html)
+    assert not re.findall(r"(?:src|href)=[\"']https?:[^\"']*\.(?:js|css)", html)
+    assert "mathjax" not in html.lower() or "cdn" not in html.lower()
+
+
+def test_formulas_become_mathml(page):
+    html = page()
+    assert html.count("<math ") == 2
+    assert 'display="inline"' in html
+    assert 'display="block"' in html
+    assert "$HOME" in html  # code is not a formula
+
+
+def test_links_lead_to_pages(page):
+    html = page()
+    assert 'href="01_next.html"' in html
+    assert 'href="01_next.html#a-part"' in html
+    assert ".ipynb" not in html
+
+
+def test_figures_are_embedded_with_alt_text(page):
+    html = page()
+    assert f"data:image/png;base64,{PNG}" in html.replace("\n", "")
+    assert 'alt="a dot"' in html
+
+
+def test_code_can_be_hidden(page):
+    def text(html):
+        return re.sub(r"<[^>]*>", "", html)
+
+    assert "hidden = 1" in text(page())
+    assert "hidden = 1" not in text(page(hide_code=True))
+    assert "a dot" in page(hide_code=True)
+
+
+def test_to_html_leaves_the_notebook_alone():
+    original = notebook(new_markdown_cell("$x$ and [next](01_next.ipynb)"))
+    before = nbformat.writes(original)
+    report.to_html(original)
+    assert nbformat.writes(original) == before
+
+
+# The start page
+
+
+def test_index_page():
+    runs = [Run("00_a", "First & best", 12.4), Run("01_b", "Second", 3, "ValueError: <oops>")]
+    html = report.index_page(runs, FACTS, "<table>headline</table>")
+    assert '<a href="00_a.html">00_a</a>' in html
+    assert "First &amp; best" in html
+    assert "12 s" in html
+    assert html.count(">ok<") == html.count(">FAILED<") == 1
+    assert "01_b failed" in html
+    assert "ValueError: &lt;oops&gt;" in html
+    assert "<table>headline</table>" in html
+    assert "some &lt;digits&gt;" in html
+    assert "avx2, x" in html
+    assert "<!--" not in html  # every place is filled
+    assert not re.findall(r"(?:src|href)=[\"']https?:", html)
+
+
+@pytest.mark.parametrize(
+    ("source", "profile", "noticed"),
+    [(data.DIGITS, "full", True), (data.DIGITS, "quick", False), ("MNIST", "full", False)],
+)
+def test_a_fallback_stands_at_the_top(source, profile, noticed):
+    html = report.index_page([], {"data_source": source, "profile": profile}, "THE TABLE")
+    before_the_table = html.split("THE TABLE")[0]
+    assert ("embedded digits instead of MNIST" in before_the_table) == noticed
+
+
+def test_write_text(tmp_path):
+    path = tmp_path / "page.html"
+    report.write_text(path, "old")
+    report.write_text(path, "größer")
+    assert path.read_text(encoding="utf-8") == "größer"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# Executing
+
+
+def save(folder, name, *cells):
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.ipynb"
+    nbformat.write(notebook(*cells, title=f"About {name}"), path)
+    return path
+
+
+@pytest.fixture
+def house(course, tmp_path, monkeypatch, digits):
+    """A project in a temporary folder, with a float model that needs no training."""
+    for name in ("COURSE_RESULTS", "COURSE_DATA", "TQDM_DISABLE"):  # make() sets them
+        monkeypatch.setenv(name, "x")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(report, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(report, "PROJECT", tmp_path)
+    monkeypatch.setattr(results, "REFERENCE", tmp_path / "results")
+    monkeypatch.setattr(report.settings, "load", lambda: course)
+    monkeypatch.setattr(report.environment, "check", lambda _: [(True, "all", "fine")])
+    monkeypatch.setattr(report.data, "load", lambda _: digits)
+    history = pd.DataFrame({"test_accuracy": [0.5, 0.9876]})
+    monkeypatch.setattr(report.training, "load_or_train", lambda *_: (None, history))
+    return tmp_path
+
+
+def test_a_failing_notebook_ends_the_run_and_what_was_made_stays(house, capsys):
+    folder = house / "notebooks"
+    save(folder, "00_good", new_code_cell("print('fine', 6 * 7)"))
+    bad = (new_code_cell("print('so far')"), new_code_cell("raise ValueError('the reason')"))
+    save(folder, "01_bad", *bad, new_code_cell("print('never')"))
+    save(folder, "02_never", new_code_cell("1"))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    output = house / "report"
+
+    assert report.make(output, in_place=False) == 1
+    out = capsys.readouterr().out
+    assert "98.76%" in out
+    assert "[1/3] 00_good" in out
+    assert "[2/3] 01_bad ... FAILED" in out
+    assert "ValueError: the reason" in out
+    assert "\x1b[" not in out
+    assert "01_bad failed; what was made so far is in report/index.html" in out
+    assert {p.name for p in output.glob("*.html")} == {"00_good.html", "01_bad.html", "index.html"}
+    assert "fine 42" in (output / "00_good.html").read_text(encoding="utf-8")
+    bad_page = (output / "01_bad.html").read_text(encoding="utf-8")
+    assert "so far" in bad_page
+    assert "the reason" in bad_page
+    index = (output / "index.html").read_text(encoding="utf-8")
+    assert "01_bad failed" in index
+    assert "ValueError: the reason" in index
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_execute_runs_in_the_notebooks_folder_and_hides_the_machine(tmp_path):
+    (tmp_path / "beside.txt").write_text("found")
+    path = save(tmp_path, "00_a", new_code_cell("print(open('beside.txt').read())"))
+    executed, run = report.execute(path)
+    assert run.error is None
+    assert (run.name, run.title) == ("00_a", "About 00_a")
+    assert run.seconds > 0
+    assert executed.cells[1].outputs[0].text == "found\n"
+    assert executed.cells[1].execution_count == 1
+    assert executed.metadata.language_info == {"name": "python"}
+    assert "execution" not in executed.cells[1].metadata
+    nbformat.validate(executed)
+
+
+@pytest.fixture
+def pretend_to_execute(monkeypatch):
+    """Instead of a kernel: note which notebooks ran, and mark the cells."""
+    ran = []
+
+    def execute(path):
+        ran.append(path.stem)
+        executed = nbformat.read(path, as_version=4)
+        executed.cells[1].execution_count = 1
+        return executed, Run(path.stem, report.title_of(executed), 1.0)
+
+    monkeypatch.setattr(report, "execute", execute)
+    return ran
+
+
+def test_in_place_keeps_notebooks_and_updates_the_readme(house, pretend_to_execute, monkeypatch):
+    path = save(house / "notebooks", "00_a", new_code_cell("1"))
+    updated = []
+    monkeypatch.setattr(results, "update_readme", lambda *arguments: updated.append(arguments))
+    (house / "results").mkdir()
+    (house / "results" / "summary.json").write_text('{"a": 1}')
+    monkeypatch.setattr(results, "headline", lambda summary: pd.DataFrame({"headline": [summary]}))
+    assert report.make(house / "report", in_place=True) == 0
+    assert nbformat.read(path, as_version=4).cells[1].execution_count == 1
+    assert updated == [(house / "README.md", {"a": 1})]
+    assert report.os.environ["COURSE_RESULTS"] == str(house / "results")
+    assert report.os.environ["COURSE_DATA"] == "mnist"  # a reference run must not fall back
+
+
+def test_a_report_touches_neither_notebooks_nor_reference(house, pretend_to_execute, capsys):
+    path = save(house / "notebooks", "00_a", new_code_cell("1"))
+    before = path.read_bytes()
+    assert report.make(house / "report", in_place=False) == 0
+    assert path.read_bytes() == before
+    assert not (house / "results").exists()
+    assert report.os.environ["COURSE_RESULTS"] == str(house / "report" / "results")
+    assert "report: report/index.html" in capsys.readouterr().out
+    index = (house / "report" / "index.html").read_text(encoding="utf-8")
+    assert "appears when notebooks 00 and 03 have run" in index
+
+
+def test_notebooks_run_in_order_and_can_be_chosen(house, pretend_to_execute):
+    for name in ("10_c", "00_a", "02_b", "draft"):
+        save(house / "notebooks", name, new_code_cell("1"))
+    report.make(house / "report", in_place=False)
+    assert pretend_to_execute == ["00_a", "02_b", "10_c"]
+    report.make(house / "report", in_place=False, only=["02_b"])
+    assert pretend_to_execute[3:] == ["02_b"]
+
+
+def test_nothing_runs_in_an_unfit_environment(house, pretend_to_execute, monkeypatch, capsys):
+    rows = [(True, "Python", "fine"), (False, "free disk", "0.1 GB")]
+    monkeypatch.setattr(report.environment, "check", lambda _: rows)
+    save(house / "notebooks", "00_a", new_code_cell("1"))
+    assert report.make(house / "report", in_place=False) == 1
+    assert capsys.readouterr().out == "[FAIL] free disk: 0.1 GB\n"
+    assert not pretend_to_execute
+
+
+def test_the_command_line(house, monkeypatch, capsys):
+    save(house / "notebooks", "00_a")
+    calls = []
+    monkeypatch.setattr(report, "make", lambda *a, **k: calls.append((a, k)) or 3)
+    arguments = ["report", "--output", str(house / "o"), "--in-place", "--only", "00_a"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert report.main() == 3
+    assert calls == [((house / "o",), {"in_place": True, "only": ["00_a"]})]
+    monkeypatch.setattr(sys, "argv", ["report", "--only", "99_z"])
+    with pytest.raises(SystemExit):
+        report.main()
+    assert "no notebook 99_z; there are: 00_a" in capsys.readouterr().err

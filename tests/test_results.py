@@ -1,0 +1,210 @@
+import copy
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from utils import results, statistics
+from utils.results import END, START, ResultsError
+
+ENVIRONMENT = {
+    "data_source": "some digits",
+    "date": "2026-01-31",
+    "cpu": "A CPU",
+    "instruction_sets": ["avx2"],
+    "torch": "2.15.0",
+}
+PAIRED = statistics.Comparison(
+    images=1000,
+    accuracy_a=0.99,
+    accuracy_b=0.985,
+    a_only=7,
+    b_only=2,
+    flips=10,
+    mcnemar_p=0.18,
+    difference=-0.005,
+    low=-0.011,
+    high=0.001,
+)
+LATENCY = pd.DataFrame(
+    [("float_eager", 1, 1, 5.0), ("int8_fbgemm", 1, 1, 0.5)]
+    + [("float_eager", 64, 1, 30.0), ("int8_fbgemm", 64, 1, 10.0)],
+    columns=["variant", "batch", "threads", "median_ms"],
+)
+QUICKSTART = {"latency": LATENCY}
+QUANTIZED = {
+    "comparison": PAIRED,
+    "engine": "fbgemm",
+    "float_bytes": 44_800_000,
+    "int8_bytes": 11_200_000,
+    "environment": ENVIRONMENT,
+}
+
+
+@pytest.fixture
+def summary(course):
+    results.write(course, "00_quickstart", QUICKSTART)
+    results.write(course, "03_fusion_and_calibration", QUANTIZED)
+    return results.read(course.results_dir, "summary")
+
+
+def test_what_is_written_can_be_read(course):
+    record = {
+        "tensor": torch.tensor([1, 2]),
+        "numpy": np.float64(0.5),
+        "counts": np.int64(3),
+        "table": pd.DataFrame({"a": [1.5, 2.5], "b": ["x", "y"]}),
+        "comparison": PAIRED,
+        "nested": {1: [None, True, (1, "two")]},
+    }
+    path = results.write(course, "05_example", record)
+    assert path == course.results_dir / "05_example.json"
+    found = results.read(course.results_dir, "05_example")
+    assert found["tensor"] == [1, 2]
+    assert (found["numpy"], found["counts"]) == (0.5, 3)
+    assert found["table"] == {"a": [1.5, 2.5], "b": ["x", "y"]}
+    assert found["comparison"]["a_only"] == 7
+    assert found["nested"] == {"1": [None, True, [1, "two"]]}
+
+
+def test_the_same_record_makes_the_same_file(course):
+    first = results.write(course, "x", {"a": 1, "b": 2}).read_bytes()
+    assert results.write(course, "x", {"b": 2, "a": 1}).read_bytes() == first
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, np.float32("nan")])
+def test_what_json_cannot_hold_is_refused_and_named(course, number):
+    with pytest.raises(ValueError, match=r"x\.table\.ms\[1\] is -?(nan|inf)"):
+        results.write(course, "x", {"table": {"ms": [1.0, number]}})
+    assert not course.results_dir.exists()
+
+
+@pytest.mark.parametrize("record", [{"a": math.nan}, {"a": object()}])
+def test_a_refused_record_leaves_the_old_file(course, record):
+    path = results.write(course, "x", {"a": 1})
+    with pytest.raises((ValueError, TypeError)):
+        results.write(course, "x", record)
+    assert results.read(course.results_dir, "x") == {"a": 1}
+    assert list(course.results_dir.iterdir()) == [path]
+
+
+def test_the_summary_appears_when_both_notebooks_have_run(course):
+    results.write(course, "03_fusion_and_calibration", QUANTIZED)
+    assert not (course.results_dir / "summary.json").exists()
+    results.write(course, "00_quickstart", QUICKSTART)
+    assert (course.results_dir / "summary.json").exists()
+
+
+def test_the_summary_is_flat_and_complete(summary):
+    assert summary == {
+        "data_source": "some digits",
+        "engine": "fbgemm",
+        "test_images": 1000,
+        "float_accuracy": 0.99,
+        "int8_accuracy": 0.985,
+        "float_only_correct": 7,
+        "int8_only_correct": 2,
+        "mcnemar_p": 0.18,
+        "difference_low": -0.011,
+        "difference_high": 0.001,
+        "float_bytes": 44_800_000,
+        "int8_bytes": 11_200_000,
+        "latency_ms_float_eager_b1_t1": 5.0,
+        "latency_ms_int8_fbgemm_b1_t1": 0.5,
+        "latency_ms_float_eager_b64_t1": 30.0,
+        "latency_ms_int8_fbgemm_b64_t1": 10.0,
+        "environment": ENVIRONMENT,
+    }
+
+
+def test_summarize_equals_the_file(course, summary):
+    assert results.summarize(course.results_dir) == summary
+
+
+def test_the_summary_follows_a_new_run(course, summary):
+    changed = copy.deepcopy(QUANTIZED) | {"int8_bytes": 1}
+    results.write(course, "03_fusion_and_calibration", changed)
+    assert results.read(course.results_dir, "summary")["int8_bytes"] == 1
+
+
+def test_latency_key():
+    assert results.latency_key("int8_x86", 64, 2) == "latency_ms_int8_x86_b64_t2"
+
+
+def test_reading_what_is_missing_or_damaged(tmp_path):
+    with pytest.raises(ResultsError, match=r"00_quickstart\.json cannot be read.*run notebook 00"):
+        results.read(tmp_path, "00_quickstart")
+    (tmp_path / "00_quickstart.json").write_text('{"a": ')
+    with pytest.raises(ResultsError, match="run notebook 00_quickstart"):
+        results.read(tmp_path, "00_quickstart")
+
+
+def test_folder_prefers_this_run_to_the_reference(course, tmp_path, monkeypatch):
+    reference = tmp_path / "reference"
+    monkeypatch.setattr(results, "REFERENCE", reference)
+    with pytest.raises(ResultsError, match="no results of a, b: run these notebooks first"):
+        results.folder(course, "a", "b")
+    reference.mkdir()
+    for name in "ab":
+        (reference / f"{name}.json").write_text("{}")
+    results.write(course, "a", {})
+    assert results.folder(course, "a", "b") == reference  # never half of each
+    results.write(course, "b", {})
+    assert results.folder(course, "a", "b") == course.results_dir
+
+
+def test_headline_by_hand(summary):
+    table = results.headline(summary)
+    assert list(table.columns) == ["", "float32", "int8", "change"]
+    assert table.to_numpy().tolist() == [
+        ["accuracy on 1,000 test images", "99.00%", "98.50%", "-0.50 points (McNemar p = 0.18)"],
+        ["file size", "44.80 MB", "11.20 MB", "4.00 times smaller"],
+        ["latency, batch 1, one thread", "5.00 ms", "0.50 ms"]
+        + ["10.0 times faster than eager float32"],
+        ["latency, batch 64, one thread", "30.00 ms", "10.00 ms"]
+        + ["3.0 times faster than eager float32"],
+    ]
+
+
+def test_markdown():
+    table = pd.DataFrame({"": ["x"], "number": [1.5]})
+    assert results.markdown(table) == "|  | number |\n| --- | --- |\n| x | 1.5 |"
+
+
+def test_readme_block_says_where_the_numbers_come_from(summary):
+    block = results.readme_block(summary)
+    assert block.startswith(START)
+    assert block.endswith(END)
+    assert results.markdown(results.headline(summary)) in block
+    for part in ("2026-01-31", "some digits", "A CPU (avx2)", "torch 2.15.0"):
+        assert part in block
+
+
+def test_update_readme_replaces_only_the_block_and_is_idempotent(summary, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n\n{START}\nold\n{END}\n\nafter\n", encoding="utf-8")
+    results.update_readme(readme, summary)
+    once = readme.read_text(encoding="utf-8")
+    assert once == f"before\n\n{results.readme_block(summary)}\n\nafter\n"
+    results.update_readme(readme, summary)
+    assert readme.read_text(encoding="utf-8") == once
+
+
+@pytest.mark.parametrize("text", ["nothing", START, END, f"{START}{START}{END}"])
+def test_update_readme_needs_the_markers(summary, tmp_path, text):
+    readme = tmp_path / "README.md"
+    readme.write_text(text, encoding="utf-8")
+    with pytest.raises(ResultsError, match=r"README\.md needs one line"):
+        results.update_readme(readme, summary)
+    assert readme.read_text(encoding="utf-8") == text
+
+
+def test_committed_reference_results_are_strict_json():
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    for path in results.REFERENCE.glob("*.json"):
+        json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
