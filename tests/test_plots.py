@@ -1,4 +1,5 @@
 import base64
+import inspect
 import io
 
 import numpy as np
@@ -10,7 +11,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from utils import plots
+from utils import plots, statistics
+from utils.models import tq
 
 
 def drawn(fig):
@@ -21,7 +23,7 @@ def drawn(fig):
 
 
 def texts(ax):
-    """Title and axis labels."""
+    """What stands at the axes: title and labels."""
     return ax.get_title(loc="left"), ax.get_xlabel(), ax.get_ylabel()
 
 
@@ -96,6 +98,55 @@ RATES = pd.DataFrame(
 )
 PARTS = pd.Series({"data": 1.0, "forward": 20.0, "backward": 40.0, "optimizer": 3.0})
 
+LATENCY = pd.DataFrame(
+    {
+        "variant": ["float_eager", "int8_x", "float_eager", "int8_x"],
+        "batch": [1, 1, 64, 64],
+        "median_ms": [5.0, 0.5, 30.0, 10.0],
+    }
+)
+SAMPLES = pd.DataFrame(
+    {
+        "variant": ["float_eager", "int8_x"] * 3,
+        "batch": 8,
+        "round": [0, 0, 1, 1, 2, 2],
+        "ms": [4.0, 1.0, 5.0, 2.0, 9.0, 3.0],
+    }
+)
+SHARES = pd.DataFrame(
+    {
+        "layer": ["conv1", "layer1.0", "layer1.1"],
+        "parameters": [1, 1, 2],
+        "macs": [2, 1, 1],
+        "activation_bytes": [6, 1, 1],
+    }
+)
+FIELDS = pd.DataFrame({"layer": ["conv1", "pool", "last"], "field": [7, 11, 20]})
+STAGES = pd.DataFrame({"stage": ["layer1", "layer2"], "used": [1e6, 2e6], "idle": [0, 1e6]})
+TAPS = {"layer1.0": np.ones((3, 3)), "layer2.0": np.diag([0, 1, 0])}
+PROFILE = pd.DataFrame(
+    {"layer": ["quant", "conv1", "fc"], "sqnr_db": [40.0, 21.5, 25.0], "scale": [0.1, 0.2, 0.3]}
+)
+BYTES = pd.DataFrame({"float32": [4000, 800], "int8": [1000, 0]}, index=["weights", "batch norm"])
+QPARAMS = {"input": (0.1, 3), "conv1": (0.2, 0), "conv2": (0.3, 64), "add_relu": (0.25, 0)}
+PAIRED = statistics.Comparison(1000, 0.99, 0.985, 7, 2, 10, 0.18, -0.005, -0.011, 0.001)
+
+
+def gradient():
+    """A square of ones on zeros."""
+    field = np.zeros((32, 32))
+    field[6:26, 6:26] = np.linspace(1, 2, 400).reshape(20, 20)
+    return field
+
+
+def observers():
+    """Two observers that have seen numbers."""
+    made = {"a": tq.HistogramObserver(), "b": tq.HistogramObserver()}
+    for observer in made.values():
+        observer(torch.linspace(-1, 3, 500))
+    return made
+
+
 # Each drawing function with arguments, and what its alt text must say.
 FIGURES = {
     "gallery": (
@@ -118,9 +169,48 @@ FIGURES = {
         lambda: plots.throughput(RATES),
         ["Fastest: two, 1,200", "slowest: one, 100"],
     ),
+    "quickstart": (
+        lambda: plots.quickstart(PAIRED, 44_800_000, 11_200_000, LATENCY),
+        ["99.00 and 98.50", "44.80 and 11.20 MB", "batch 64 30.00 and 10.00 ms"],
+    ),
+    "layer_shares": (
+        lambda: plots.layer_shares({"28x28": SHARES, "224x224": SHARES}),
+        ["3 layers", "Parameters at 28x28: conv1 25 %, layer1 75 %"],
+    ),
+    "receptive_field": (
+        lambda: plots.receptive_field(FIELDS, gradient(), (6, 25), (28, 224)),
+        ["from 7 to 20 pixels over 3 layers", "28 and 224 pixels", "square of 20 pixels"],
+    ),
+    "padding_taps": (
+        lambda: plots.padding_taps(TAPS, STAGES),
+        ["9, 1 of 9 taps meet data", "25% of all weights"],
+    ),
+    "residual_block": (
+        lambda: plots.residual_block(QPARAMS),
+        ["conv2 S = 0.3, Z = 64", "add_relu S = 0.25, Z = 0"],
+    ),
+    "number_line": (
+        lambda: plots.number_line([-0.5, 0.2, 9.0], 0.25, 3, 8),
+        ["3 real values", "8 integers", "on code 3"],
+    ),
+    "observer_ranges": (lambda: plots.observer_ranges(observers()), ["outside it: a ", "b "]),
+    "weight_channels": (
+        lambda: plots.weight_channels(torch.tensor([0.25, 1.0, 0.5]), "conv1"),
+        ["3 output channels of conv1", "from 1 to 0.25"],
+    ),
+    "layer_profile": (
+        lambda: plots.layer_profile(PROFILE),
+        ["3 layers", "from 40.0 dB", "to 25.0 dB", "lowest at conv1"],
+    ),
+    "size_parts": (lambda: plots.size_parts(BYTES), ["weights: 4.0 and 1.0 kB"]),
+    "latency_rounds": (
+        lambda: plots.latency_rounds(SAMPLES),
+        ["float_eager 5.00 ms at batch 8", "int8_x 2.00 ms"],
+    ),
 }
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # those that utils.models silences
 @pytest.mark.parametrize(("draw", "said"), FIGURES.values(), ids=FIGURES)
 def test_a_figure_comes_with_alt_text_that_says_what_it_shows(draw, said):
     fig, alt = draw()
@@ -128,6 +218,15 @@ def test_a_figure_comes_with_alt_text_that_says_what_it_shows(draw, said):
     assert len(np.unique(drawn(fig))) > 2
     for part in said:
         assert part in alt
+
+
+def test_every_drawing_function_is_in_the_list_above():
+    drawing = {
+        name
+        for name, function in inspect.getmembers(plots, inspect.isfunction)
+        if function.__module__ == plots.__name__ and not name.startswith("_")
+    }
+    assert drawing - {"figure", "show", "label", "image"} == FIGURES.keys()
 
 
 def test_gallery_hides_the_axes_it_does_not_need():

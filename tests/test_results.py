@@ -1,4 +1,3 @@
-import copy
 import json
 import math
 
@@ -7,57 +6,24 @@ import pandas as pd
 import pytest
 import torch
 
-from utils import results, statistics
+from utils import results
 from utils.results import END, START, ResultsError
-
-ENVIRONMENT = {
-    "data_source": "some digits",
-    "date": "2026-01-31",
-    "cpu": "A CPU",
-    "instruction_sets": ["avx2"],
-    "torch": "2.15.0",
-}
-PAIRED = statistics.Comparison(
-    images=1000,
-    accuracy_a=0.99,
-    accuracy_b=0.985,
-    a_only=7,
-    b_only=2,
-    flips=10,
-    mcnemar_p=0.18,
-    difference=-0.005,
-    low=-0.011,
-    high=0.001,
-)
-LATENCY = pd.DataFrame(
-    [("float_eager", 1, 1, 5.0), ("int8_fbgemm", 1, 1, 0.5)]
-    + [("float_eager", 64, 1, 30.0), ("int8_fbgemm", 64, 1, 10.0)],
-    columns=["variant", "batch", "threads", "median_ms"],
-)
-QUICKSTART = {"latency": LATENCY}
-QUANTIZED = {
-    "comparison": PAIRED,
-    "engine": "fbgemm",
-    "float_bytes": 44_800_000,
-    "int8_bytes": 11_200_000,
-    "environment": ENVIRONMENT,
-}
 
 
 @pytest.fixture
-def summary(course):
-    results.write(course, "00_quickstart", QUICKSTART)
-    results.write(course, "03_fusion_and_calibration", QUANTIZED)
+def summary(course, records):
+    for name, record in records.items():
+        results.write(course, name, record)
     return results.read(course.results_dir, "summary")
 
 
-def test_what_is_written_can_be_read(course):
+def test_what_is_written_can_be_read(course, records):
     record = {
         "tensor": torch.tensor([1, 2]),
         "numpy": np.float64(0.5),
         "counts": np.int64(3),
         "table": pd.DataFrame({"a": [1.5, 2.5], "b": ["x", "y"]}),
-        "comparison": PAIRED,
+        "comparison": records["03_fusion_and_calibration"]["comparison"],
         "nested": {1: [None, True, (1, "two")]},
     }
     path = results.write(course, "05_example", record)
@@ -71,8 +37,9 @@ def test_what_is_written_can_be_read(course):
 
 
 def test_the_same_record_makes_the_same_file(course):
-    first = results.write(course, "x", {"a": 1, "b": 2}).read_bytes()
-    assert results.write(course, "x", {"b": 2, "a": 1}).read_bytes() == first
+    record = {"b": 2, "a": [1.5, 0.1 + 0.2]}
+    first = results.write(course, "x", record).read_bytes()
+    assert results.write(course, "x", results.read(course.results_dir, "x")).read_bytes() == first
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, np.float32("nan")])
@@ -91,14 +58,15 @@ def test_a_refused_record_leaves_the_old_file(course, record):
     assert list(course.results_dir.iterdir()) == [path]
 
 
-def test_the_summary_appears_when_both_notebooks_have_run(course):
-    results.write(course, "03_fusion_and_calibration", QUANTIZED)
+def test_the_summary_appears_when_both_notebooks_have_run(course, records):
+    first, second = records
+    results.write(course, second, records[second])
     assert not (course.results_dir / "summary.json").exists()
-    results.write(course, "00_quickstart", QUICKSTART)
+    results.write(course, first, records[first])
     assert (course.results_dir / "summary.json").exists()
 
 
-def test_the_summary_is_flat_and_complete(summary):
+def test_the_summary_is_flat_and_complete(summary, records):
     assert summary == {
         "data_source": "some digits",
         "engine": "fbgemm",
@@ -116,7 +84,7 @@ def test_the_summary_is_flat_and_complete(summary):
         "latency_ms_int8_fbgemm_b1_t1": 0.5,
         "latency_ms_float_eager_b64_t1": 30.0,
         "latency_ms_int8_fbgemm_b64_t1": 10.0,
-        "environment": ENVIRONMENT,
+        "environment": records["03_fusion_and_calibration"]["environment"],
     }
 
 
@@ -124,8 +92,8 @@ def test_summarize_equals_the_file(course, summary):
     assert results.summarize(course.results_dir) == summary
 
 
-def test_the_summary_follows_a_new_run(course, summary):
-    changed = copy.deepcopy(QUANTIZED) | {"int8_bytes": 1}
+def test_the_summary_follows_a_new_run(course, summary, records):
+    changed = records["03_fusion_and_calibration"] | {"int8_bytes": 1}
     results.write(course, "03_fusion_and_calibration", changed)
     assert results.read(course.results_dir, "summary")["int8_bytes"] == 1
 

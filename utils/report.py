@@ -57,8 +57,14 @@ def title_of(notebook) -> str:
     raise ValueError("the notebook has no title: its first markdown cell must begin with '# '")
 
 
-def execute(path: Path) -> tuple[nbformat.NotebookNode, Run]:
+def execute(path: Path, label: str = "") -> tuple[nbformat.NotebookNode, Run]:
     """Execute a notebook in a fresh kernel, in its own folder.
+
+    Parameters
+    ----------
+    path : Path
+    label : str
+        Beside the progress bar; the notebook's name by default.
 
     Returns
     -------
@@ -68,7 +74,7 @@ def execute(path: Path) -> tuple[nbformat.NotebookNode, Run]:
     notebook = nbformat.read(path, as_version=4)
     run = Run(path.stem, title_of(notebook))
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
-    with tqdm(total=cells, desc=path.stem, unit="cell", leave=False) as bar:
+    with tqdm(total=cells, desc=label or path.stem, unit="cell", leave=False) as bar:
         client = NotebookClient(
             notebook,
             timeout=CELL_SECONDS,
@@ -104,6 +110,12 @@ def to_html(notebook: nbformat.NotebookNode, *, hide_code: bool = False) -> str:
         if cell.cell_type == "markdown":
             text = MATH.sub(_mathml, cell.source)
             cell.source = re.sub(r"\]\((\w+)\.ipynb(#[^)]*)?\)", r"](\1.html\2)", text)
+        for output in cell.get("outputs", []):  # nbconvert's own <img> would drop the alt text
+            png = output.get("data", {}).get("image/png")
+            if png:
+                alt = html.escape(output.metadata.get("image/png", {}).get("alt", ""))
+                image = f'<img alt="{alt}" src="data:image/png;base64,{png.strip()}">'
+                output.data = {"text/html": image}
     # Not embed_images: it parses inline tags one by one and so empties every <math>. Figures are
     # outputs, which are embedded anyway.
     exporter = HTMLExporter(exclude_input=hide_code, exclude_input_prompt=hide_code, **OFFLINE)
@@ -111,7 +123,7 @@ def to_html(notebook: nbformat.NotebookNode, *, hide_code: bool = False) -> str:
         notebook, resources={"metadata": {"name": title_of(notebook)}}
     )
     # What is left refers to the addresses emptied above.
-    body = re.sub(r"<script[^>]*\ssrc=[^>]*></script>", "", body)
+    body = re.sub(r"<script[^>]*\ssrc=[^>]*>\s*</script>", "", body)
     return re.sub(r'<script type="module">.*?</script>', "", body, flags=re.DOTALL)
 
 
@@ -220,19 +232,19 @@ def make(output: Path, *, in_place: bool, only: list[str] | None = None) -> int:
     runs: list[Run] = []
     paths = [p for p in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) if not only or p.stem in only]
     for number, path in enumerate(paths, start=1):
-        print(f"[{number}/{len(paths)}] {path.stem} ...", end=" ", flush=True)
-        notebook, run = execute(path)
+        place = f"[{number}/{len(paths)}] {path.stem}"
+        notebook, run = execute(path, place)
         runs.append(run)
         page = to_html(notebook, hide_code=path.stem.endswith("_report"))
         write_text(output / f"{path.stem}.html", page)
         write_text(output / "index.html", index_page(runs, facts, _headline(current)))
         if run.error:
-            print(f"FAILED after {run.seconds:.0f} s\n\n{run.error}\n")
+            print(f"{place}: FAILED after {run.seconds:.0f} s\n\n{run.error}\n")
             print(f"{path.stem} failed; what was made so far is in {output.name}/index.html")
             return 1
         if in_place:
             write_text(path, nbformat.writes(notebook) + "\n")
-        print(f"{run.seconds:.0f} s", flush=True)
+        print(f"{place}: {run.seconds:.0f} s", flush=True)
     if in_place:
         summary = results.read(results.REFERENCE, "summary")
         results.update_readme(PROJECT / "README.md", summary)
