@@ -200,7 +200,7 @@ def test_fusing_twice_and_preparing_twice_are_refused(fused, prepared):
 
 @pytest.mark.parametrize("step", [quantization.calibrate, lambda m, _: quantization.convert(m)])
 def test_an_unprepared_model_is_refused(step, fused, images):
-    with pytest.raises(QuantizationError, match="no observers|was not prepared"):
+    with pytest.raises(QuantizationError, match=r"no observers|was not prepared"):
         step(fused, images)
 
 
