@@ -14,7 +14,14 @@ from utils.settings import PROJECT
 PATHS = sorted(NOTEBOOKS.rglob("*.ipynb"))
 PATHS = [path for path in PATHS if ".ipynb_checkpoints" not in path.parts]
 PRIVATE = re.compile(r"(/root\b|/home/\w|/Users/\w|/work\b|/tmp\b|site-packages|[A-Z]:\\\\)")
-TEMPLATE = ("You will learn", "Before you start", "Time:", "## Recap", "## References", "## Next")
+TEMPLATE = (
+    "**You will learn",
+    "**Before you start",
+    "**Time",
+    "## Recap",
+    "## References",
+    "## Next",
+)
 EXPECTED = (
     "00_quickstart",
     "01_architecture",
@@ -104,7 +111,7 @@ def test_every_figure_has_alt_text(notebook):
 
 
 def test_it_follows_the_template(notebook):
-    text = prose(notebook).replace("**", "")
+    text = prose(notebook)
     for term in TEMPLATE:
         assert term in text, f"missing: {term}"
 
