@@ -63,6 +63,13 @@ def test_parameter_count():
     assert sum(p.numel() for p in ResNet18().parameters()) == 11_175_370
 
 
+def test_convolutions_start_with_the_spread_of_he():
+    model = ResNet18()
+    for conv in (model.layer2[0].conv1, model.layer4[0].downsample[0]):
+        fan_out = conv.out_channels * conv.kernel_size[0] ** 2
+        assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.02)
+
+
 @pytest.mark.parametrize("ours", [ResNet18, QuantizableResNet18])
 @pytest.mark.parametrize("wrong", [{"classes": 0}, {"channels": 0}])
 def test_sizes_must_be_positive(ours, wrong):

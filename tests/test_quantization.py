@@ -344,3 +344,7 @@ def test_layer_sqnr(fused, int8_model, images):
     assert table["sqnr_db"].between(10, 80).all()
     expected = quantization.sqnr(logits(fused, images), logits(int8_model, images))
     assert table["sqnr_db"].iloc[-1] == pytest.approx(expected)
+
+
+def test_sqnr_of_two_silent_signals_is_infinite():
+    assert quantization.sqnr(torch.zeros(3), torch.zeros(3)) == float("inf")

@@ -345,6 +345,7 @@ GEOMETRIES = {
     "3x3 on 2x2": (dict(kernel_size=3, padding=1), (2, 2)),
     "7x7 stride 2 on 28x28": (dict(kernel_size=7, stride=2, padding=3), (28, 28)),
     "7x7 stride 2 on 2x2": (dict(kernel_size=7, stride=2, padding=3), (2, 2)),
+    "7x7 stride 2 on 3x3": (dict(kernel_size=7, stride=2, padding=3), (3, 3)),
     "1x1 stride 2 on 2x2": (dict(kernel_size=1, stride=2), (2, 2)),
     "3x3 on 1x5": (dict(kernel_size=3, padding=1), (1, 5)),
     "3x3 stride 2 on 4x1": (dict(kernel_size=3, stride=2, padding=1), (4, 1)),
@@ -416,3 +417,16 @@ def test_augmentation_is_applied_in_training(few, recipe, monkeypatch):
     monkeypatch.setattr(training, "random_shift", spy)
     training.train(few, dataclasses.replace(recipe, max_shift=1), model=tiny())
     assert calls == [(64, 1)] * 8
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [dict(padding=1, groups=2), dict(padding=2, dilation=2), dict(padding="same")],
+    ids=["groups", "dilation", "same"],
+)
+def test_convolutions_it_does_not_know_are_left_as_they_are(keywords):
+    conv = nn.Conv2d(4, 4, 3, bias=False, **keywords)
+    x = torch.randn(2, 4, 1, 1)
+    with training.without_padding_work(conv):
+        found = conv(x)
+    assert torch.equal(found, conv(x))

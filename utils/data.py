@@ -2,9 +2,9 @@
 
 import gzip
 import hashlib
+import http.client
 import socket
 import threading
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -243,7 +243,7 @@ def _torchvision(settings: Settings, name: str) -> Dataset:
     try:
         train = kind(settings.data_dir, train=True, download=True)
         test = kind(settings.data_dir, train=False, download=True)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, http.client.HTTPException) as error:
         _verify(settings, name)  # a damaged file explains it better
         raise ConnectionError(f"downloading {kind.__name__} failed ({error}).") from error
     finally:
@@ -295,7 +295,7 @@ def _reachable(kind: type) -> bool:
             with urllib.request.urlopen(request, timeout=PROBE_SECONDS / 2) as response:
                 response.read(1)
             answered.set()
-        except (OSError, urllib.error.URLError):
+        except (OSError, http.client.HTTPException):  # urllib's errors are OSErrors
             pass
 
     threads = [

@@ -114,7 +114,8 @@ def check(settings: Settings) -> list[tuple[bool, str, str]]:
     engines = [e for e in torch.backends.quantized.supported_engines if e != "none"]
     advice = "" if engines else "none: this build of torch cannot run int8 models; reinstall torch"
     rows.append((bool(engines), "int8 engines", ", ".join(engines) or advice))
-    free = shutil.disk_usage(settings.home).free
+    existing = next(path for path in (settings.home, *settings.home.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     rows.append((free > DISK_NEEDED, "free disk", f"{free / 1e9:.1f} GB (needs 1 GB)"))
     rows.append(_data_row(settings))
     sets = ", ".join(cpu()["instruction_sets"]) or "no int8-relevant instruction set found"

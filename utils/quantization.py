@@ -6,6 +6,7 @@ of Neural Networks for Efficient Integer-Arithmetic-Only Inference (CVPR 2018), 
 """
 
 import copy
+import math
 import platform
 from collections.abc import Iterable
 from pathlib import Path
@@ -280,6 +281,8 @@ def sqnr(reference: Tensor, approximation: Tensor) -> float:
         raise ValueError(f"shapes differ: {reference.shape} and {approximation.shape}")
     reference, approximation = reference.double(), approximation.double()
     noise = (reference - approximation).square().sum()
+    if noise == 0:
+        return math.inf
     return (10 * torch.log10(reference.square().sum() / noise)).item()
 
 
@@ -310,10 +313,12 @@ def layer_outputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
             hooks.append(module.activation_post_process.register_forward_hook(keep(name)))
         elif isinstance(module, LAYERS) and not inside(name):
             hooks.append(module.register_forward_hook(keep(name)))
-    with torch.inference_mode():
-        model(images)
-    for hook in hooks:
-        hook.remove()
+    try:
+        with torch.inference_mode():
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return outputs
 
 

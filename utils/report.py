@@ -154,8 +154,9 @@ def index_page(runs: list[Run], facts: dict, table: str) -> str:
     )
     fallback = facts["data_source"] == data.DIGITS and facts["profile"] == "full"
     notice = (
-        '<p class="notice">No network was reached, so this report was made from the embedded '
-        f"digits instead of MNIST. Data: {html.escape(facts['data_source'])}.</p>"
+        '<p class="notice">This report was made from the embedded digits, not from MNIST: no '
+        "network was reached, or COURSE_DATA asked for them. "
+        f"Data: {html.escape(facts['data_source'])}.</p>"
         if fallback
         else ""
     )

@@ -177,7 +177,7 @@ def update_readme(path: Path, summary: dict) -> None:
         If the markers are missing.
     """
     text = path.read_text(encoding="utf-8")
-    if text.count(START) != 1 or text.count(END) != 1:
+    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
         raise ResultsError(f"{path.name} needs one line {START!r} and one line {END!r}")
     before, rest = text.split(START)
     path.write_text(before + readme_block(summary) + rest.split(END)[1], encoding="utf-8")

@@ -109,7 +109,13 @@ def without_padding_work(model: nn.Module) -> Iterator[None]:
     on the 2x2 maps of ``layer3``, the convolution is a matrix product with the taps that meet
     data: the same sums and the same gradients, to rounding, without that work.
     """
-    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    convolutions = [
+        m
+        for m in model.modules()
+        if isinstance(m, nn.Conv2d)
+        and (m.groups, m.dilation, m.padding_mode) == (1, (1, 1), "zeros")
+        and isinstance(m.padding, tuple)
+    ]
     for conv in convolutions:
         conv.forward = functools.partial(_dense_conv2d, conv)
     try:
