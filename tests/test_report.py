@@ -125,7 +125,7 @@ def test_index_page():
 def test_a_fallback_stands_at_the_top(source, profile, noticed):
     html = report.index_page([], {"data_source": source, "profile": profile}, "THE TABLE")
     before_the_table = html.split("THE TABLE")[0]
-    assert ("embedded digits instead of MNIST" in before_the_table) == noticed
+    assert ("embedded digits, not from MNIST" in before_the_table) == noticed
 
 
 def test_write_text(tmp_path):
