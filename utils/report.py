@@ -118,7 +118,12 @@ def to_html(notebook: nbformat.NotebookNode, *, hide_code: bool = False) -> str:
                 output.data = {"text/html": image}
     # Not embed_images: it parses inline tags one by one and so empties every <math>. Figures are
     # outputs, which are embedded anyway.
-    exporter = HTMLExporter(exclude_input=hide_code, exclude_input_prompt=hide_code, **OFFLINE)
+    exporter = HTMLExporter(
+        exclude_input=hide_code,
+        exclude_input_prompt=hide_code,
+        exclude_output_prompt=hide_code,
+        **OFFLINE,
+    )
     body, _ = exporter.from_notebook_node(
         notebook, resources={"metadata": {"name": title_of(notebook)}}
     )
