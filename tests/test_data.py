@@ -49,7 +49,7 @@ def archives(course, monkeypatch, closed_address):
         (torchvision.datasets.MNIST,),
         {"resources": listed, "mirrors": [closed_address]},
     )
-    monkeypatch.setitem(data.TORCHVISION, "mnist", fake)
+    monkeypatch.setattr(torchvision.datasets, "MNIST", fake)
     return paths
 
 

@@ -1,78 +1,146 @@
-"""Interleaved latency and honest size.
+"""Interleaved latency, honest size, memory in fresh processes; ``python -m utils.benchmark``.
 
 Variants are timed in turn, round after round (A B C A B C ...): what else the machine does then
 falls on all of them alike, and every round gives one paired ratio.
 """
 
+import argparse
+import gc
 import io
-import logging
-import math
-from collections.abc import Callable
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import psutil
 import torch
+from scipy import stats
 from torch import Tensor, nn
+from torch.ao.nn.intrinsic import ConvReLU2d
+from torch.utils.benchmark import timer
 from tqdm import tqdm
 
-# The timer's module looks for a CUDA toolkit when imported, and says on stderr what it misses.
-logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-from torch.utils.benchmark import Timer  # noqa: E402
+from utils import data, environment, isolation, results, settings, training, variants
 
-SAMPLE_SECONDS = 0.02  # a sample averages as many runs as fit in this time
+SAMPLE_SECONDS = 0.02  # a variant's turn is as many calls as fit in this time
+WARMUP_SECONDS = 2.0  # at most, until calls stop becoming faster
+FEWEST_ROUNDS = 5
+BUSY = 0.25  # a wider spread of the rounds, relative to their median, is not the model's own
+LIMITS = {"float32": 1e-3, "int8": 0.2}  # relative error of the logits that is still the same model
+
+Model = Callable[[Tensor], Tensor]
+
+
+class BenchmarkError(RuntimeError):
+    """What was to be timed does not compute what it should."""
 
 
 def latency(
-    variants: dict[str, Callable[[Tensor], Tensor]],
+    models: dict[str, Model],
     inputs: Tensor,
     *,
     rounds: int = 30,
     threads: int = 1,
-    warmup: int = 3,
+    seconds: float | None = None,
+    reference: Tensor | None = None,
 ) -> pd.DataFrame:
     """Time several models on the same input, interleaved.
 
     Parameters
     ----------
-    variants : dict of str to callable
+    models : dict of str to callable
         Name to model; each is called as ``model(inputs)`` under ``inference_mode``.
     inputs : Tensor
         One batch, shape (N, C, H, W); made outside the timed region.
     rounds : int
-        Samples of each variant.
+        How often each model has its turn.
     threads : int
-        Intra-op threads while timing; torch's timer restores the number that was set before.
-    warmup : int
-        Untimed runs of each variant first.
+        Intra-op threads while timing; the number that was set before is restored.
+    seconds : float, optional
+        Stop after the round that ends later than this, but not before five rounds.
+    reference : Tensor, optional
+        The float32 logits that every model must agree with, see :func:`verify`.
 
     Returns
     -------
     DataFrame
-        A row a sample: variant (str), batch, threads, round (int), ms (float, milliseconds for
-        one call on the whole batch).
+        A row a call: variant (str), batch, threads, round, call (int), ms (float, milliseconds for
+        the whole batch).
 
     Raises
     ------
     ValueError
         If there is nothing to time, or a number is not positive.
+    BenchmarkError
+        If a model's logits are wrong: then nothing is timed.
     """
-    if not variants:
+    if not models:
         raise ValueError("no variants to time")
     for name, value in {"rounds": rounds, "threads": threads, "batch": len(inputs)}.items():
         if value < 1:
             raise ValueError(f"{name}={value}: must be at least 1")
-    timers, runs = {}, {}
-    with torch.inference_mode():
-        for name, model in variants.items():
-            timer = Timer("model(x)", globals={"model": model, "x": inputs}, num_threads=threads)
-            timer.timeit(warmup)
-            once = timer.timeit(1).mean
-            timers[name], runs[name] = timer, max(1, math.ceil(SAMPLE_SECONDS / once))
-        rows = []
+    rows = []
+    with _steady(threads):
+        if reference is not None:
+            checked = verify(models, inputs, reference)
+            if not checked["ok"].all():
+                raise BenchmarkError("; ".join(checked.loc[~checked["ok"], "problem"]))
+        calls = {name: _warm_up(model, inputs) for name, model in models.items()}
+        start = timer()
         for number in tqdm(range(rounds), desc="timing", unit="round", leave=False):
-            for name, timer in timers.items():
-                ms = timer.timeit(runs[name]).mean * 1e3
-                rows.append((name, len(inputs), threads, number, ms))
-    return pd.DataFrame(rows, columns=["variant", "batch", "threads", "round", "ms"])
+            for name, model in models.items():
+                model(inputs)  # the others have emptied the caches
+                for call in range(calls[name]):
+                    before = timer()
+                    model(inputs)
+                    ms = (timer() - before) * 1e3
+                    rows.append((name, len(inputs), threads, number, call, ms))
+            over = seconds is not None and timer() - start > seconds
+            if over and number + 1 >= FEWEST_ROUNDS:
+                break
+    return pd.DataFrame(rows, columns=["variant", "batch", "threads", "round", "call", "ms"])
+
+
+def verify(models: dict[str, Model], inputs: Tensor, reference: Tensor) -> pd.DataFrame:
+    """Compare every model's logits with the float32 reference, before any is timed.
+
+    Parameters
+    ----------
+    models : dict of str to callable
+        Names that begin with ``int8`` may differ by rounding, all others hardly.
+    inputs, reference : Tensor
+        One batch, and the logits it should give.
+
+    Returns
+    -------
+    DataFrame
+        variant, error (norm of the difference relative to that of the reference), limit, ok,
+        problem (in words, or empty).
+    """
+    rows = []
+    with torch.inference_mode():
+        for name, model in models.items():
+            limit = LIMITS["int8" if name.startswith("int8") else "float32"]
+            try:
+                logits = model(inputs)
+                error = ((logits - reference).norm() / reference.norm()).item()
+                problem = f"its logits differ from float32 by {error:.2g} of their norm"
+            except Exception as reason:  # a variant that cannot run is left out, and says why
+                error, problem = float("nan"), f"{type(reason).__name__}: {reason}"
+            ok = error <= limit
+            rows.append((name, error, limit, ok, "" if ok else f"{name}: {problem}"))
+    return pd.DataFrame(rows, columns=["variant", "error", "limit", "ok", "problem"])
+
+
+def rounds_of(samples: pd.DataFrame) -> pd.DataFrame:
+    """Return the median call of every round: variant, batch, threads, round, ms."""
+    keys = ["variant", "batch", "threads", "round"]
+    return samples.groupby(keys, sort=False, as_index=False)["ms"].median()
 
 
 def summarize(samples: pd.DataFrame, baseline: str) -> pd.DataFrame:
@@ -87,35 +155,301 @@ def summarize(samples: pd.DataFrame, baseline: str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        variant, batch, threads, median_ms, p10_ms, p90_ms, images_per_second, speedup (median over
-        rounds of baseline time / own time), always_faster (in every round).
+        variant, batch, threads; median_ms, p90_ms, p99_ms (of all calls); images_per_second;
+        speedup (median over rounds of baseline time / own time), speedup_low and speedup_high (its
+        95 % bootstrap interval, resampling rounds; Efron and Tibshirani: An Introduction to the
+        Bootstrap, 1993, section 13.3), always_faster (in every round); spread (of the rounds: 80 %
+        of them lie within so wide a band, relative to their median).
 
     Raises
     ------
     ValueError
-        If ``baseline`` was not timed.
+        If ``baseline`` was not timed, or there are fewer than two rounds.
     """
     if baseline not in set(samples["variant"]):
         raise ValueError(f"baseline {baseline!r} was not timed; have {set(samples['variant'])}")
+    if samples["round"].nunique() < 2:
+        raise ValueError("one round has no spread: time at least two rounds")
     rows = []
+    every = rounds_of(samples)
     for (batch, threads), group in samples.groupby(["batch", "threads"], sort=False):
-        table = group.pivot_table(index="round", columns="variant", values="ms", sort=False)
+        here = every[(every["batch"] == batch) & (every["threads"] == threads)]
+        table = here.pivot_table(index="round", columns="variant", values="ms", sort=False)
         for variant in table.columns:
-            ms, ratio = table[variant], table[baseline] / table[variant]
+            ms = group.loc[group["variant"] == variant, "ms"]
+            ratio = (table[baseline] / table[variant]).to_numpy()
+            low, high = _interval(ratio)
+            p10, p50, p90 = table[variant].quantile([0.1, 0.5, 0.9])
             rows.append(
                 {
                     "variant": variant,
                     "batch": batch,
                     "threads": threads,
                     "median_ms": ms.median(),
-                    "p10_ms": ms.quantile(0.1),
                     "p90_ms": ms.quantile(0.9),
+                    "p99_ms": ms.quantile(0.99),
                     "images_per_second": batch / ms.median() * 1e3,
-                    "speedup": ratio.median(),
+                    "speedup": float(np.median(ratio)),
+                    "speedup_low": low,
+                    "speedup_high": high,
                     "always_faster": bool((ratio > 1).all()),
+                    "spread": (p90 - p10) / p50,
                 }
             )
     return pd.DataFrame(rows)
+
+
+def busy(summary: pd.DataFrame) -> str:
+    """Return a warning if the rounds spread so widely that the machine had other work; else ""."""
+    wide = summary[summary["spread"] > BUSY]
+    if wide.empty:
+        return ""
+    worst = wide.loc[wide["spread"].idxmax()]
+    return (
+        f"The machine was busy: in {len(wide)} of {len(summary)} rows, 80 % of the rounds spread "
+        f"over more than {BUSY:.0%} of their median (most: {worst.variant}, batch {worst.batch}, "
+        f"{worst.threads} threads, {worst.spread:.0%}). Ratios may lie outside their intervals "
+        f"when this is repeated; close other programs and run again."
+    )
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What :func:`sweep` found.
+
+    Attributes
+    ----------
+    samples : DataFrame
+        As :func:`latency` returns them.
+    left_out : DataFrame
+        variant, batch, threads, problem: what was not timed, and why.
+    flushes_denormals : bool
+        Whether denormal floats counted as zero meanwhile.
+    """
+
+    samples: pd.DataFrame
+    left_out: pd.DataFrame
+    flushes_denormals: bool
+
+
+def sweep(
+    names: list[str],
+    folder: Path,
+    images: Tensor,
+    batches: tuple[int, ...],
+    threads: tuple[int, ...],
+    *,
+    rounds: int = 30,
+    seconds: float | None = None,
+) -> Sweep:
+    """Time variants over batch sizes and thread counts; leave out, with the reason, what fails.
+
+    Parameters
+    ----------
+    names : list of str
+        Keys of :data:`utils.variants.VARIANTS`.
+    folder : Path
+        That :func:`utils.variants.export` filled.
+    images : Tensor
+        float32, normalized, shape (N, C, H, W), N no smaller than the largest batch.
+    batches, threads : tuple of int
+        Every pair is timed.
+    rounds, seconds
+        Of each pair, as for :func:`latency`.
+
+    Raises
+    ------
+    ValueError
+        If a batch is larger than ``images``.
+    BenchmarkError
+        If no variant is left.
+    """
+    if max(batches) > len(images):
+        raise ValueError(f"a batch of {max(batches)} needs as many images; there are {len(images)}")
+    samples, left_out, loaded = [], [], {}
+    pairs = [(batch, count) for count in threads for batch in batches]
+    for batch, count in tqdm(pairs, desc="settings", leave=False):
+        inputs = images[:batch].clone()
+        reference = _eager_logits(folder, inputs)
+        models, problems = {}, {}
+        for name in names:
+            try:
+                models[name] = _load(name, folder, tuple(inputs.shape), count, loaded)
+            except variants.VariantError as error:
+                problems[name] = str(error)
+        with _steady(count):
+            checked = verify(models, inputs, reference)
+        for row in checked[~checked["ok"]].itertuples():
+            problems[row.variant] = row.problem
+            del models[row.variant]
+        left_out += [(name, batch, count, problem) for name, problem in problems.items()]
+        if not models:
+            raise BenchmarkError("no variant can be timed: " + "; ".join(problems.values()))
+        samples.append(latency(models, inputs, rounds=rounds, threads=count, seconds=seconds))
+    columns = ["variant", "batch", "threads", "problem"]
+    return Sweep(
+        pd.concat(samples, ignore_index=True),
+        pd.DataFrame(left_out, columns=columns),
+        flushes_denormals(),
+    )
+
+
+def layer_work(fused: nn.Module, images: Tensor) -> pd.DataFrame:
+    """Count what every convolution and linear layer of a fused float model has to do.
+
+    Returns
+    -------
+    DataFrame
+        layer; operations (two per multiply-accumulate, those with padding included); weights and
+        activations (numbers read or written: weights, inputs plus outputs) for the batch.
+    """
+    rows = []
+
+    def count(name: str, module: nn.Module):
+        def hook(_, inputs: tuple[Tensor], output: Tensor) -> None:
+            weights = module.weight.numel()
+            per_output = module.weight[0].numel()
+            numbers = inputs[0].numel() + output.numel()
+            rows.append((name, 2 * output.numel() * per_output, weights, numbers))
+
+        return hook
+
+    hooks = []
+    for name, module in fused.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            place = name.removesuffix(".0") if _inside_fused(fused, name) else name
+            hooks.append(module.register_forward_hook(count(place, module)))
+    try:
+        with torch.inference_mode():
+            fused(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return pd.DataFrame(rows, columns=["layer", "operations", "weights", "activations"])
+
+
+def layer_times(
+    models: dict[str, nn.Module],
+    layers: list[str],
+    images: Tensor,
+    *,
+    rounds: int = 30,
+    threads: int = 1,
+) -> pd.DataFrame:
+    """Time layers where they stand, inside the running network, models in turn.
+
+    A layer timed alone finds its weights in the cache; inside the network it does not.
+
+    Returns
+    -------
+    DataFrame
+        layer, then a column for each model: median milliseconds.
+    """
+    took = {(name, layer): [] for name in models for layer in layers}
+    started = {}
+
+    def before(_module, _inputs) -> None:
+        started["at"] = timer()
+
+    hooks = []
+    for name, model in models.items():
+        for layer in layers:
+            module, into = model.get_submodule(layer), took[name, layer]
+            hooks.append(module.register_forward_pre_hook(before))
+            end = lambda *_, into=into: into.append(timer() - started["at"])  # noqa: E731
+            hooks.append(module.register_forward_hook(end))
+    try:
+        with _steady(threads):
+            for model in models.values():
+                _warm_up(model, images)
+            for times in took.values():
+                times.clear()
+            for _ in tqdm(range(rounds), desc="layers", unit="round", leave=False):
+                for model in models.values():
+                    model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    columns = {
+        name: [1e3 * float(np.median(took[name, layer])) for layer in layers] for name in models
+    }
+    return pd.DataFrame({"layer": layers, **columns})
+
+
+def memory(
+    names: list[str], folder: Path, shape: tuple[int, ...], threads: int = 1, *, limit: float = 120
+) -> pd.DataFrame:
+    """Load and run each variant in a fresh process, and see what that takes.
+
+    Parameters
+    ----------
+    names : list of str
+    folder : Path
+        That :func:`utils.variants.export` filled.
+    shape : tuple of int
+        Of the input.
+    threads : int
+    limit : float
+        Seconds for each variant.
+
+    Returns
+    -------
+    DataFrame
+        variant, file_mb, before_mb (resident set with the libraries loaded and no model), after_mb
+        (once it has run), peak_mb (highest resident set), problem. Megabytes are 1e6 bytes.
+    """
+    calls = [(name, str(folder), shape, threads) for name in names]
+    # glibc keeps what is freed in case it is wanted again; here it is to go back at once.
+    at_once = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    outcomes = isolation.call_each(_footprint, calls, seconds=limit, fresh=True, environ=at_once)
+    rows = []
+    for name, outcome in zip(names, outcomes, strict=True):
+        size = (folder / variants.VARIANTS[name].file).stat().st_size / 1e6
+        values = outcome.value or dict.fromkeys(("before_mb", "after_mb", "peak_mb"), np.nan)
+        rows.append({"variant": name, "file_mb": size, **values, "problem": outcome.problem or ""})
+    return pd.DataFrame(rows)
+
+
+def denormals(model: nn.Module, images: Tensor) -> pd.DataFrame:
+    """Count the denormal floats in the weights and activations of a float model.
+
+    Denormal is what is not zero but closer to zero than 2**-126 (IEEE 754-2019, section 3.4);
+    some processors take many times longer over it.
+
+    Returns
+    -------
+    DataFrame
+        where (``weights``, ``activations``), values, denormal (counts).
+    """
+    seen = {"weights": [0, 0], "activations": [0, 0]}
+
+    def count(where: str, values: Tensor) -> None:
+        # By the bits, since a processor that flushes denormals sees zeros when it compares.
+        bits = values.detach().contiguous().view(torch.int32) & 0x7FFFFFFF
+        seen[where][0] += bits.numel()
+        seen[where][1] += int(((bits > 0) & (bits < 0x00800000)).sum())
+
+    hooks = [
+        module.register_forward_hook(lambda _, __, output: count("activations", output))
+        for module in model.modules()
+        if not list(module.children())
+    ]
+    try:
+        for values in model.state_dict().values():
+            if values.dtype == torch.float32:
+                count("weights", values)
+        with torch.inference_mode():
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    rows = [(where, values, found) for where, (values, found) in seen.items()]
+    return pd.DataFrame(rows, columns=["where", "values", "denormal"])
+
+
+def flushes_denormals() -> bool:
+    """Whether this thread takes denormal floats for zero (``torch.set_flush_denormal``)."""
+    return (torch.full((1,), 2.0**-126) * 0.5 * 2.0**100).item() == 0
 
 
 def file_bytes(model: nn.Module) -> int:
@@ -165,3 +499,164 @@ def _parts(name: str, value: Tensor) -> list[tuple[str, str, int, int]]:
             size = numbers.numel()
             rows.append(("scales and zero points", dtype, size, size * numbers.element_size()))
     return rows
+
+
+def _interval(ratios: np.ndarray) -> tuple[float, float]:
+    if np.ptp(ratios) == 0:  # of the baseline to itself
+        return float(ratios[0]), float(ratios[0])
+    drawn = stats.bootstrap(
+        (ratios,), np.median, n_resamples=2000, method="percentile", rng=np.random.default_rng(0)
+    )
+    return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
+
+
+@contextmanager
+def _steady(threads: int) -> Iterator[None]:
+    """Hold the thread count, inference mode, and no garbage collection in between."""
+    before, collecting = torch.get_num_threads(), gc.isenabled()
+    torch.set_num_threads(threads)
+    gc.collect()
+    gc.disable()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        torch.set_num_threads(before)
+        if collecting:
+            gc.enable()
+
+
+def _warm_up(model: Model, inputs: Tensor) -> int:
+    """Call until it gets no faster; return how many calls fit in a turn."""
+    best, end = float("inf"), timer() + WARMUP_SECONDS
+    while True:
+        took = []
+        for _ in range(3):
+            before = timer()
+            model(inputs)
+            took.append(timer() - before)
+        if min(took) > 0.97 * best or timer() > end:
+            return max(1, round(SAMPLE_SECONDS / min(best, *took)))
+        best = min(took)
+
+
+def _eager_logits(folder: Path, inputs: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return variants.load("float_eager", folder, tuple(inputs.shape))(inputs)
+
+
+def _load(name: str, folder: Path, shape: tuple[int, ...], threads: int, loaded: dict) -> Model:
+    variant = variants.VARIANTS.get(name)
+    if variant is None or variant.specialized:
+        return variants.load(name, folder, shape, threads)
+    if name not in loaded:
+        loaded[name] = variants.load(name, folder, shape, threads)
+    return loaded[name]
+
+
+def _inside_fused(model: nn.Module, name: str) -> bool:
+    return isinstance(model.get_submodule(name.rpartition(".")[0]), ConvReLU2d)
+
+
+def _footprint(name: str, folder: str, shape: tuple[int, ...], threads: int) -> dict[str, float]:
+    torch.set_num_threads(threads)
+    before = psutil.Process().memory_info().rss
+    model = variants.load(name, Path(folder), shape, threads)
+    with torch.inference_mode():
+        for _ in range(3):
+            model(torch.zeros(shape))
+    after = psutil.Process().memory_info().rss
+    found = {"before_mb": before, "after_mb": after, "peak_mb": max(after, _peak_rss())}
+    return {key: value / 1e6 for key, value in found.items()}
+
+
+def _peak_rss() -> int:
+    """Return the highest resident set of this process so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: getrusage would count what the parent held when it started us
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    info = psutil.Process().memory_info()
+    if hasattr(info, "peak_wset"):  # Windows
+        return info.peak_wset
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: in bytes
+
+
+def _parser() -> argparse.ArgumentParser:
+    def positive(text: str) -> int:
+        if not text.isdecimal() or int(text) < 1:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+        return int(text)
+
+    def threads(text: str) -> int:
+        if positive(text) > (os.cpu_count() or 1):
+            raise argparse.ArgumentTypeError(f"{text}: this machine has {os.cpu_count()} cores")
+        return int(text)
+
+    def out(text: str) -> Path:
+        path = Path(text)
+        if path.suffix != ".json" or not path.parent.is_dir():
+            raise argparse.ArgumentTypeError(f"{text!r}: needs a file .json in an existing folder")
+        return path
+
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.benchmark",
+        description="Time the variants of the course's ResNet-18, interleaved, on this machine.",
+    )
+    known = list(variants.VARIANTS)
+    parser.add_argument("--variants", nargs="+", metavar="NAME", choices=known, help=f"{known}")
+    parser.add_argument("--batch", nargs="+", type=positive, default=[1, 64], help="images a call")
+    parser.add_argument("--threads", nargs="+", type=threads, default=[1], help="default: 1")
+    parser.add_argument("--rounds", type=positive, default=30, help="of each setting, at least 2")
+    parser.add_argument("--baseline", metavar="NAME", choices=known, default="float_eager")
+    parser.add_argument("--out", type=out, metavar="FILE.json", help="also write the result here")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    names = list(dict.fromkeys(chosen.variants or variants.names()))
+    if chosen.baseline not in names:
+        parser.error(f"the baseline {chosen.baseline} is not among the variants {names}")
+    if chosen.rounds < 2:
+        parser.error("--rounds 1 has no spread: ask for 2 or more")
+    config = settings.load()
+    dataset = data.load(config)
+    model, _ = training.load_or_train(config, dataset)
+    images = dataset.normalizer()(dataset.test_images[: max(chosen.batch)])
+    if max(chosen.batch) > len(images):
+        parser.error(f"--batch {max(chosen.batch)}: there are {len(images)} test images")
+    with tempfile.TemporaryDirectory() as folder:
+        calibration = data.calibration_images(dataset, config.calibration_images)
+        variants.export(Path(folder), model, calibration)
+        found = sweep(
+            names, Path(folder), images, chosen.batch, chosen.threads, rounds=chosen.rounds
+        )
+    for row in found.left_out.itertuples():
+        print(f"left out at batch {row.batch}, {row.threads} threads: {row.problem}")
+    if chosen.baseline not in set(found.samples["variant"]):
+        print(f"the baseline {chosen.baseline} could not be timed", file=sys.stderr)
+        return 1
+    table = summarize(found.samples, chosen.baseline)
+    print(table.round(2).to_string(index=False))
+    print(busy(table) or "The rounds agree: the machine was quiet.")
+    if chosen.out:
+        record = {
+            "summary": table,
+            "left_out": found.left_out,
+            "baseline": chosen.baseline,
+            "busy": busy(table),
+            "flushes_denormals": found.flushes_denormals,
+            "samples": found.samples.round(4),
+            "environment": environment.describe(config, dataset.source),
+        }
+        results.save(chosen.out, record)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor
 
 from utils.settings import Settings
 
-TORCHVISION = {"mnist": torchvision.datasets.MNIST, "fashion": torchvision.datasets.FashionMNIST}
+TORCHVISION = {"mnist": "MNIST", "fashion": "FashionMNIST"}  # names of its classes
 DIGITS = "embedded digits (5,000 from MNIST's training split: 4,000 to train, 1,000 to test)"
 PROBE_SECONDS = 10  # after this long without an answer there is no network
 DOWNLOAD_SECONDS = 8  # a stalled download is given up after this long
@@ -232,7 +231,7 @@ def _digits(name: str) -> Dataset:
 
 
 def _torchvision(settings: Settings, name: str) -> Dataset:
-    kind = TORCHVISION[name]
+    kind = _kind(name)
     _verify(settings, name)
     if not all(p.exists() or p.with_suffix("").exists() for p, _ in _archives(settings, name)):
         if not _reachable(kind):
@@ -261,12 +260,18 @@ def _torchvision(settings: Settings, name: str) -> Dataset:
     )
 
 
+def _kind(name: str) -> type:
+    import torchvision  # takes seconds: only where its data is wanted
+
+    return getattr(torchvision.datasets, TORCHVISION[name])
+
+
 def _raw(settings: Settings, name: str) -> Path:
-    return settings.data_dir / TORCHVISION[name].__name__ / "raw"
+    return settings.data_dir / TORCHVISION[name] / "raw"
 
 
 def _archives(settings: Settings, name: str) -> list[tuple[Path, str]]:
-    return [(_raw(settings, name) / file, md5) for file, md5 in TORCHVISION[name].resources]
+    return [(_raw(settings, name) / file, md5) for file, md5 in _kind(name).resources]
 
 
 def _verify(settings: Settings, name: str) -> None:

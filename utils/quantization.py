@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+import torch.ao.nn.intrinsic.quantized as nniq
 import torch.ao.nn.quantized as nnq
 from torch import Tensor, nn
 from torch.ao.nn.intrinsic import ConvReLU2d
@@ -27,6 +28,11 @@ LAYERS = (tq.QuantStub, ConvReLU2d, nn.Conv2d, nn.Linear, nnq.Quantize, nnq.Conv
 
 class QuantizationError(RuntimeError):
     """A step of post-training quantization was given something it cannot work with."""
+
+
+def default_engine() -> str:
+    """Return the engine for this processor: qnnpack on ARM, else fbgemm."""
+    return "qnnpack" if platform.machine().lower() in ("arm64", "aarch64") else "fbgemm"
 
 
 def set_engine(name: str | None = None) -> str:
@@ -49,9 +55,8 @@ def set_engine(name: str | None = None) -> str:
     """
     supported = [e for e in torch.backends.quantized.supported_engines if e != "none"]
     if name is None:
-        arm = platform.machine().lower() in ("arm64", "aarch64")
-        name = "qnnpack" if arm else "fbgemm"
-        if arm:
+        name = default_engine()
+        if name == "qnnpack":
             print("ARM processor: quantizing with qnnpack instead of fbgemm")
     if name not in supported:
         raise QuantizationError(
@@ -230,8 +235,7 @@ def save_int8(model: nn.Module, path: Path) -> int:
 def load_int8(path: Path, engine: str | None = None) -> nn.Module:
     """Load what :func:`save_int8` wrote, with ``weights_only=True``.
 
-    The int8 skeleton must exist before its weights can be loaded: it is made by quantizing an
-    untrained network, whose ranges the file then overwrites.
+    The int8 network is built empty and filled from the file, without calibrating anything.
 
     Raises
     ------
@@ -250,8 +254,8 @@ def load_int8(path: Path, engine: str | None = None) -> nn.Module:
         raise QuantizationError(
             f"{path.name} is not an int8 ResNet-18 ({type(error).__name__}): make it again"
         ) from error
-    skeleton = QuantizableResNet18(classes, channels).eval()
-    skeleton = quantize(skeleton, torch.zeros(1, channels, 28, 28), engine)
+    set_engine(engine)
+    skeleton = _empty_int8(classes, channels)
     skeleton.load_state_dict(state)
     return skeleton
 
@@ -302,16 +306,12 @@ def layer_outputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
         return hook
 
-    def inside(name: str) -> bool:  # the Conv2d within a fused ConvReLU2d is not a layer
-        parent = model.get_submodule(name.rpartition(".")[0])
-        return isinstance(parent, ConvReLU2d)
-
     hooks = []
     for name, module in model.named_modules():
         if isinstance(module, nnq.FloatFunctional | nnq.QFunctional):
             # Called by method, not by forward: the hook goes on the identity it ends in.
             hooks.append(module.activation_post_process.register_forward_hook(keep(name)))
-        elif isinstance(module, LAYERS) and not inside(name):
+        elif isinstance(module, LAYERS) and not _inside_fused(model, name):
             hooks.append(module.register_forward_hook(keep(name)))
     try:
         with torch.inference_mode():
@@ -341,6 +341,39 @@ def _refuse_quantized(model: nn.Module) -> None:
             "this model is quantized already: start again from the float model, whose weights int8 "
             "no longer holds"
         )
+
+
+def _empty_int8(classes: int, channels: int) -> nn.Module:
+    """Build what convert() returns, for a state_dict to fill."""
+    model = QuantizableResNet18(classes, channels).eval()
+    model.fuse()
+    places = [(n, m) for n, m in model.named_modules() if n and not _inside_fused(model, n)]
+    for name, module in places:
+        if isinstance(module, ConvReLU2d | nn.Conv2d):
+            fused = isinstance(module, ConvReLU2d)
+            conv = module[0] if fused else module
+            twin = (nniq.ConvReLU2d if fused else nnq.Conv2d)(
+                conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding
+            )
+        elif isinstance(module, nn.Linear):
+            twin = nnq.Linear(module.in_features, module.out_features)
+        elif isinstance(module, nn.BatchNorm2d):
+            twin = nn.Identity()  # folded
+        elif isinstance(module, nnq.FloatFunctional):
+            twin = nnq.QFunctional()
+        elif isinstance(module, tq.QuantStub):
+            twin = nnq.Quantize(1.0, 0, torch.quint8)
+        elif isinstance(module, tq.DeQuantStub):
+            twin = nnq.DeQuantize()
+        else:
+            continue
+        model.set_submodule(name, twin)
+    return model
+
+
+def _inside_fused(model: nn.Module, name: str) -> bool:
+    """Whether a module is the convolution within a fused ConvReLU2d."""
+    return isinstance(model.get_submodule(name.rpartition(".")[0]), ConvReLU2d)
 
 
 def _check_images(images: Tensor, channels: int) -> None:

@@ -39,9 +39,19 @@ def write(settings: Settings, name: str, record: dict) -> Path:
     ValueError
         If a number is NaN or infinite, naming it: JSON has no such numbers.
     """
-    path = _save(settings.results_dir / f"{name}.json", _plain(record, name))
+    path = save(settings.results_dir / f"{name}.json", record)
     if all((path.parent / f"{source}.json").exists() for source in SOURCES):
-        _save(path.parent / "summary.json", summarize(path.parent))
+        save(path.parent / "summary.json", summarize(path.parent))
+    return path
+
+
+def save(path: Path, record: dict) -> Path:
+    """Write a record as JSON, atomically; values and errors as for :func:`write`."""
+    text = json.dumps(_plain(record, path.stem), indent=1) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
     return path
 
 
@@ -181,14 +191,6 @@ def update_readme(path: Path, summary: dict) -> None:
         raise ResultsError(f"{path.name} needs one line {START!r} and one line {END!r}")
     before, rest = text.split(START)
     path.write_text(before + readme_block(summary) + rest.split(END)[1], encoding="utf-8")
-
-
-def _save(path: Path, plain: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-    return path
 
 
 def _plain(value: object, where: str) -> object:

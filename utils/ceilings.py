@@ -1,0 +1,175 @@
+"""What this machine can do at best: multiplications and bytes per second, measured.
+
+Each figure is the best of several kernels, since no library is the fastest on every processor.
+All run in a child process, with a limit: some kernels were seen never to return.
+"""
+
+import time
+from collections.abc import Callable
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch.utils.benchmark import timer
+
+from utils import isolation
+
+SIZE = 1024  # of square matrices: large enough to keep every unit busy, small enough to repeat
+IMAGES, CHANNELS, PIXELS = 8, 128, 28  # of the 3x3 convolutions
+LIMIT_SECONDS = 5.0
+
+
+def measure(
+    threads: int = 1,
+    working_sets: tuple[float, ...] = (1, 512),
+    *,
+    seconds: float = 0.25,
+    limit: float = LIMIT_SECONDS,
+) -> pd.DataFrame:
+    """Measure the ceilings of this machine.
+
+    Parameters
+    ----------
+    threads : int
+    working_sets : tuple of float
+        Megabytes to read over and over: those that fit in a cache show the cache's rate.
+    seconds : float
+        Spent on each kernel once it is warm.
+    limit : float
+        After which a kernel is ended, its child process with it.
+
+    Returns
+    -------
+    DataFrame
+        A row a kernel: kind (``float32``, ``bfloat16``, ``int8`` or ``read 512 MB``), kernel,
+        value (1e9 operations or 1e9 bytes per second; NaN if there is none), unit, problem
+        (why there is none, or empty).
+
+    Raises
+    ------
+    ValueError
+        If ``threads`` is smaller than 1, or a working set is not positive.
+    """
+    if threads < 1:
+        raise ValueError(f"threads={threads}: must be at least 1")
+    if min(working_sets) <= 0:
+        raise ValueError(f"working_sets={working_sets}: every size must be positive")
+    names = [
+        *((f"read {size:g} MB", kernel) for size in working_sets for kernel in READERS),
+        *((kind, kernel) for kind, kernels in KERNELS.items() for kernel in kernels),
+    ]
+    calls = [(kind, kernel, threads, seconds) for kind, kernel in names]
+    outcomes = isolation.call_each(run, calls, seconds=limit)
+    rows = [
+        {
+            "kind": kind,
+            "kernel": kernel,
+            "value": float("nan") if outcome.problem else outcome.value,
+            "unit": "GB/s" if kind.startswith("read") else "GOP/s",
+            "problem": outcome.problem or "",
+        }
+        for (kind, kernel), outcome in zip(names, outcomes, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def best(table: pd.DataFrame) -> dict[str, float]:
+    """Return the highest value of each kind, leaving out kinds of which no kernel ran."""
+    return table.dropna(subset="value").groupby("kind", sort=False)["value"].max().to_dict()
+
+
+def run(kind: str, kernel: str, threads: int, seconds: float) -> float:
+    """Measure one kernel, in this process: 1e9 operations (or bytes) per second, at best."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        if kind.startswith("read"):
+            size = float(kind.split()[1]) * 1e6
+            data = torch.ones(int(size) // 4)
+            return size / _best_seconds(lambda: READERS[kernel](data), seconds) / 1e9
+        call, operations = KERNELS[kind][kernel]()
+        return operations / _best_seconds(call, seconds) / 1e9
+
+
+def _best_seconds(call: Callable, budget: float) -> float:
+    call()
+    took, end = [], time.perf_counter() + budget
+    while time.perf_counter() < end or len(took) < 3:
+        start = timer()
+        call()
+        took.append(timer() - start)
+    return min(took)
+
+
+def _matmul(dtype: torch.dtype):
+    a, b = (torch.randn(SIZE, SIZE).to(dtype) for _ in range(2))
+    return lambda: a @ b, 2 * SIZE**3
+
+
+def _images_and_weights() -> tuple[torch.Tensor, torch.Tensor, int]:
+    x = torch.randn(IMAGES, CHANNELS, PIXELS, PIXELS).to(memory_format=torch.channels_last)
+    weight = torch.randn(CHANNELS, CHANNELS, 3, 3)
+    return x, weight, 2 * x.numel() * CHANNELS * 9
+
+
+def _convolution(dtype: torch.dtype):
+    x, weight, operations = _images_and_weights()
+    x, weight = x.to(dtype), weight.to(dtype, memory_format=torch.channels_last)
+    return lambda: F.conv2d(x, weight, padding=1), operations
+
+
+def _packed_convolution(dtype: torch.dtype):
+    x, weight, operations = _images_and_weights()
+    x, weight = x.to(dtype), weight.to(dtype)
+    where = ([1, 1], [1, 1], [1, 1], 1)  # padding, stride, dilation, groups
+    packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *where, list(x.shape))
+    convolve = torch.ops.mkldnn._convolution_pointwise
+    return lambda: convolve(x, packed, None, *where, "none", [], ""), operations
+
+
+def _int8_linear(engine: str):
+    torch.backends.quantized.engine = engine
+    x = torch.quantize_per_tensor(torch.rand(SIZE, SIZE), 1 / 127, 0, torch.quint8)
+    weight = torch.quantize_per_tensor(torch.rand(SIZE, SIZE) - 0.5, 1 / 127, 0, torch.qint8)
+    packed = torch.ops.quantized.linear_prepack(weight, None)
+    return lambda: torch.ops.quantized.linear(x, packed, 1.0, 0), 2 * SIZE**3
+
+
+def _int8_convolution(engine: str):
+    torch.backends.quantized.engine = engine
+    x, weight, operations = _images_and_weights()
+    x = torch.quantize_per_tensor(x.abs(), 5 / 127, 0, torch.quint8)
+    weight = torch.quantize_per_tensor(weight, 5 / 127, 0, torch.qint8)
+    one = [1, 1]
+    packed = torch.ops.quantized.conv2d_prepack(weight, None, one, one, one, 1)
+    return lambda: torch.ops.quantized.conv2d(x, packed, 1.0, 0), operations
+
+
+def _kernels() -> dict[str, dict[str, Callable]]:
+    def floating(dtype):
+        return {
+            "convolution": lambda: _convolution(dtype),
+            "convolution, weights packed": lambda: _packed_convolution(dtype),
+            "matrix product": lambda: _matmul(dtype),
+        }
+
+    engines = [e for e in torch.backends.quantized.supported_engines if e not in ("none", "x86")]
+    if "fbgemm" in engines:
+        engines.remove("qnnpack")  # meant for ARM, and slow elsewhere
+    int8 = {f"convolution, {e}": lambda e=e: _int8_convolution(e) for e in engines}
+    int8 |= {f"matrix product, {e}": lambda e=e: _int8_linear(e) for e in reversed(engines)}
+    return {
+        "float32": floating(torch.float32),
+        "int8": int8,
+        # Last, since without the instructions for it its matrix product may overrun the limit, and
+        # whatever follows needs a fresh process.
+        "bfloat16": floating(torch.bfloat16),
+    }
+
+
+KERNELS = _kernels()
+READERS = {
+    "sum": torch.Tensor.sum,
+    "maximum": torch.Tensor.max,
+    "dot product": lambda data: data.dot(data),
+}

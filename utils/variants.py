@@ -1,0 +1,255 @@
+"""The same trained network in every form that the course times, in float32 and in int8.
+
+All forms are loaded from files, so that a fresh process measures what this one does.
+"""
+
+import copy
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.ao.nn.intrinsic import ConvReLU2d
+
+from utils import quantization as ptq
+from utils.models import ResNet18
+from utils.training import save_atomically
+
+Model = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One form of the network.
+
+    Attributes
+    ----------
+    name : str
+        As in results: dtype, then runtime.
+    label : str
+        For tables and figures.
+    file : str
+        What it is loaded from, within the folder that :func:`export` fills.
+    package : str
+        What must be installed.
+    specialized : bool
+        Whether it is built for one shape of input and one number of threads.
+    """
+
+    name: str
+    label: str
+    file: str
+    package: str = "torch"
+    specialized: bool = False
+
+    @property
+    def dtype(self) -> str:
+        """``float32`` or ``int8``."""
+        return "float32" if self.name.startswith("float") else "int8"
+
+
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        Variant("float_eager", "float32, eager", "float.pt"),
+        Variant("float_fused", "float32, eager, fused", "float.pt"),
+        Variant("float_channels_last", "float32, fused, channels last", "float.pt"),
+        Variant("float_compiled", "float32, torch.compile, frozen", "float.pt", specialized=True),
+        Variant("float_onnxruntime", "float32, ONNX Runtime", "float.onnx", "onnxruntime", True),
+        Variant("float_openvino", "float32, OpenVINO", "float.onnx", "openvino", True),
+        Variant("int8_fbgemm", "int8, eager, fbgemm", "int8.pt"),
+        Variant("int8_x86", "int8, eager, x86", "int8.pt"),
+        Variant("int8_onednn", "int8, eager, onednn", "int8.pt"),
+        Variant("int8_qnnpack", "int8, eager, qnnpack", "int8.pt"),
+    )
+}
+ENGINES = ("fbgemm", "x86", "onednn")  # that share fbgemm's ranges, and so one int8 file
+
+
+class VariantError(RuntimeError):
+    """A form of the network is unknown, or cannot be had on this machine."""
+
+
+def missing() -> dict[str, str]:
+    """Return the variants that this machine cannot run, each with the reason."""
+    engine = ptq.default_engine()
+    reasons = {}
+    for variant in VARIANTS.values():
+        kernel = variant.name.removeprefix("int8_")
+        if importlib.util.find_spec(variant.package) is None:
+            reasons[variant.name] = (
+                f"{variant.package} is not installed: pip install -r requirements-runtimes.txt"
+            )
+        elif variant.package != "torch" and importlib.util.find_spec("onnxscript") is None:
+            reasons[variant.name] = "onnxscript, which writes the ONNX file, is not installed"
+        elif variant.dtype == "int8" and (kernel == "qnnpack") != (engine == "qnnpack"):
+            reasons[variant.name] = f"no engine for this processor, which uses {engine}"
+        elif variant.dtype == "int8" and kernel not in torch.backends.quantized.supported_engines:
+            reasons[variant.name] = f"this build of torch has no engine {kernel}"
+    return reasons
+
+
+def names() -> list[str]:
+    """Return the variants that this machine can try, float32 first."""
+    absent = missing()
+    return [name for name in VARIANTS if name not in absent]
+
+
+def export(folder: Path, model: ResNet18, images: Tensor) -> None:
+    """Write every file that :func:`load` reads: float32, int8, and ONNX where it is wanted.
+
+    All int8 engines get the same integers: calibrated once, with the default engine's qconfig.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if missing.
+    model : ResNet18
+        Trained, float32, in eval mode.
+    images : Tensor
+        Calibration images, float32, normalized, shape (N, C, H, W).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_atomically(model.state_dict(), folder / "float.pt")
+    ptq.save_int8(ptq.quantize(model, images), folder / "int8.pt")
+    if any(VARIANTS[name].file == "float.onnx" for name in names()):
+        batch, height, width = (torch.export.Dim(n, min=1) for n in ("batch", "height", "width"))
+        torch.onnx.export(
+            model,
+            (images[:2],),
+            folder / "float.onnx",
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            dynamic_shapes=({0: batch, 2: height, 3: width},),
+        )
+
+
+def load(name: str, folder: Path, shape: tuple[int, ...], threads: int = 1) -> Model:
+    """Load one variant, ready to be called.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`VARIANTS`.
+    folder : Path
+        That :func:`export` filled.
+    shape : tuple of int
+        Of the input, (N, C, H, W): compilers specialize in it.
+    threads : int
+        For the variants that fix it when they are built; the others follow torch's setting.
+
+    Returns
+    -------
+    callable
+        float32 input of ``shape`` to float32 logits.
+
+    Raises
+    ------
+    VariantError
+        If the name is unknown, this machine cannot run it, or building it fails; says why.
+    """
+    if name not in VARIANTS:
+        raise VariantError(f"variant {name!r} is unknown; there are: {', '.join(VARIANTS)}")
+    if name in (absent := missing()):
+        raise VariantError(f"{name}: {absent[name]}")
+    path = folder / VARIANTS[name].file
+    if VARIANTS[name].dtype == "int8":
+        return ptq.load_int8(path, name.removeprefix("int8_"))
+    if name == "float_onnxruntime":
+        return _onnxruntime(path, threads)
+    if name == "float_openvino":
+        return _openvino(path, shape, threads)
+    state = torch.load(path, weights_only=True)
+    model = ResNet18(len(state["fc.bias"]), state["conv1.weight"].shape[1]).eval()
+    model.load_state_dict(state)
+    if name == "float_eager":
+        return model
+    model = ptq.fuse(model)
+    if name == "float_channels_last":
+        model = model.to(memory_format=torch.channels_last)
+    if name == "float_compiled":
+        return _compiled(model, shape, threads)
+    return model
+
+
+def replace_convolutions(
+    model: nn.Module, make: Callable[[nn.Conv2d, torch.Size, bool], nn.Module], images: Tensor
+) -> nn.Module:
+    """Return a copy whose convolutions are others: to change one thing about them and time it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        float32, fused or not; not changed.
+    make : callable
+        Takes the convolution, the shape of its input and whether a ReLU is fused into it; returns
+        the module in its place.
+    images : Tensor
+        One batch, to learn the shapes from.
+    """
+    model = copy.deepcopy(model)
+    places = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | ConvReLU2d)
+    }
+    inner = {f"{name}.0" for name, module in places.items() if isinstance(module, ConvReLU2d)}
+    places = {name: module for name, module in places.items() if name not in inner}
+    shapes = {}
+    for name, module in places.items():
+        module.register_forward_pre_hook(lambda _, x, name=name: shapes.update({name: x[0].shape}))
+    with torch.inference_mode():
+        model(images)
+    for name, module in places.items():
+        fused = isinstance(module, ConvReLU2d)
+        model.set_submodule(name, make(module[0] if fused else module, shapes[name], fused))
+    return model
+
+
+def _compiled(model: nn.Module, shape: tuple[int, ...], threads: int) -> Model:
+    from torch._inductor import config as inductor  # takes seconds
+
+    # Earlier graphs of the same code count towards a limit on recompilation.
+    torch.compiler.reset()
+    compiled = torch.compile(model, dynamic=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)  # is written into the generated code
+    try:
+        # As an option of torch.compile, freezing would come too late to pack the weights.
+        with torch.inference_mode(), inductor.patch(freezing=True):
+            compiled(torch.zeros(shape))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise VariantError(f"float_compiled: {type(error).__name__}: {reason}") from error
+    finally:
+        torch.set_num_threads(before)
+    return compiled
+
+
+def _onnxruntime(path: Path, threads: int) -> Model:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    feed = session.get_inputs()[0].name
+    return lambda images: torch.from_numpy(session.run(None, {feed: images.numpy()})[0])
+
+
+def _openvino(path: Path, shape: tuple[int, ...], threads: int) -> Model:
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    model.reshape(list(shape))  # a fixed shape is the faster one
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",  # never bfloat16 by itself
+    }
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    return lambda images: torch.from_numpy(request.infer([images.numpy()], share_inputs=True)[0])
