@@ -1,4 +1,4 @@
-# Each target makes .venv itself when it is missing or older than requirements.txt.
+# Each target makes .venv itself when it is missing or older than the requirements.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -8,11 +8,13 @@ BIN := .venv/bin
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
-.venv/ready: requirements.txt pyproject.toml
+.venv/ready: requirements.txt requirements-runtimes.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-runtimes.txt || \
+	  echo "ONNX Runtime and OpenVINO could not be installed: the benchmark goes without them."
 	@touch $@
 
 report: .venv/ready  ## Execute all notebooks and write report/index.html

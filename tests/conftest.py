@@ -84,12 +84,22 @@ def records():
     latency = pd.DataFrame(
         [
             ("float_eager", 1, 1, 5.0),
+            ("float_openvino", 1, 1, 0.4),
             ("int8_fbgemm", 1, 1, 0.5),
             ("float_eager", 64, 1, 30.0),
+            ("float_openvino", 64, 1, 20.0),
             ("int8_fbgemm", 64, 1, 10.0),
         ],
         columns=["variant", "batch", "threads", "median_ms"],
     )
+    verdicts = pd.DataFrame(
+        {"batch": [1, 64], "threads": 1, "int8": "int8_fbgemm", "fastest_float": "float_openvino"}
+        | {"int8_ms": [0.5, 10.0], "eager_ms": [5.0, 30.0], "fastest_float_ms": [0.4, 20.0]}
+        | {"against_eager": [10.0, 3.0], "against_eager_low": [9.0, 2.5]}
+        | {"against_eager_high": [11.0, 3.5], "against_fastest": [0.8, 2.0]}
+        | {"against_fastest_low": [0.7, 1.9], "against_fastest_high": [0.9, 2.1]}
+    )
+    benchmark = {"summary": latency, "verdicts": verdicts, "warning": ""}
     quantized = {
         "comparison": paired,
         "engine": "fbgemm",
@@ -97,4 +107,4 @@ def records():
         "int8_bytes": 11_200_000,
         "environment": environment,
     }
-    return {"00_quickstart": {"latency": latency}, "03_fusion_and_calibration": quantized}
+    return {"03_fusion_and_calibration": quantized, "04_cpu_benchmark": benchmark}

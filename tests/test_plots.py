@@ -13,6 +13,7 @@ from PIL import Image
 
 from utils import plots, statistics
 from utils.models import tq
+from utils.variants import VARIANTS
 
 
 def drawn(fig):
@@ -105,6 +106,16 @@ LATENCY = pd.DataFrame(
         "median_ms": [5.0, 0.5, 30.0, 10.0],
     }
 )
+VERDICTS = pd.DataFrame(
+    {
+        "batch": [1, 64],
+        "threads": 1,
+        "fastest_float": ["float_openvino", "float_compiled"],
+        "eager_ms": [5.0, 30.0],
+        "fastest_float_ms": [0.4, 20.0],
+        "int8_ms": [0.5, 10.0],
+    }
+)
 SAMPLES = pd.DataFrame(
     {
         "variant": ["float_eager", "int8_x"] * 3,
@@ -130,6 +141,83 @@ PROFILE = pd.DataFrame(
 BYTES = pd.DataFrame({"float32": [4000, 800], "int8": [1000, 0]}, index=["weights", "batch norm"])
 QPARAMS = {"input": (0.1, 3), "conv1": (0.2, 0), "conv2": (0.3, 64), "add_relu": (0.25, 0)}
 PAIRED = statistics.Comparison(1000, 0.99, 0.985, 7, 2, 10, 0.18, -0.005, -0.011, 0.001)
+
+
+NAMES = ["float_eager", "float_fused", "float_openvino", "int8_fbgemm", "int8_x86", "int8_onednn"]
+FIRST_CALLS = {"float_eager": [120.0, 11.0, 9.0], "int8_fbgemm": [9.0, 3.5, 3.4]}
+SETTINGS = pd.Series({"1 thread": 9.0, "2 threads": 5.25, "4 threads": 1234.0})
+SINGLE = np.concatenate([np.linspace(2.0, 3.0, 98), [0.1, 40.0]])
+MEMORY = pd.DataFrame(
+    {
+        "variant": ["float_eager", "int8_fbgemm", "float_openvino"],
+        "file_mb": [44.8, 11.3, 44.7],
+        "before_mb": [200.0, 200.0, np.nan],
+        "after_mb": [252.0, 222.5, np.nan],
+        "peak_mb": [300.0, 236.0, np.nan],
+    }
+)
+SUMMARY = pd.DataFrame(
+    {
+        "variant": NAMES * 4,
+        "batch": np.repeat([1, 64, 1, 64], len(NAMES)),
+        "threads": np.repeat([1, 1, 2, 2], len(NAMES)),
+        "images_per_second": [
+            *(110.0, 111, 425, 290, 320, 260, 450, 455, 1185, 1480, 1560, 1940),
+            *(190.0, 191, 700, 480, 520, 410, 760, 770, 1950, 2400, 2500, 3200),
+        ],
+    }
+)
+STEPS = pd.DataFrame(
+    {
+        "step": ["eager", "oneDNN kernel", "packed weights", "fused", "fewer weight bytes", "int8"],
+        "ms": [9.9, 14.0, 5.5, 4.5, 4.3, 3.4],
+    }
+)
+POINTS = pd.DataFrame(
+    {
+        "dtype": ["float32", "float32", "int8", "int8"] * 2,
+        "batch": [1] * 4 + [64] * 4,
+        "layer": ["conv1", "fc"] * 4,
+        "intensity": [40.0, 0.5, 150.0, 2.0, 90.0, 30.0, 350.0, 110.0],
+        "rate": [45.0, 9.5, 95.0, 60.0, 81.0, 45.0, 152.0, 38.0],
+    }
+)
+ROOFS = {"float32": (90.0, 19.0), "int8": (190.0, 60.0)}
+RATIOS = pd.DataFrame([[0.5, 0.8], [1.0, 1.25], [1.6, np.nan]], index=[1, 8, 64], columns=[1, 2])
+LAYERS = pd.DataFrame(
+    {"layer": ["conv1", "conv2", "fc"], "float_ms": [0.5, 0.3, 0.01], "int8_ms": [0.1, 0.2, 0.02]}
+)
+CEILINGS = pd.DataFrame(
+    [
+        ("read 1 MB", "sum", 61.2, "GB/s", ""),
+        ("read 1 MB", "maximum", 80.1, "GB/s", ""),
+        ("float32", "convolution", 71.0, "GOP/s", ""),
+        ("float32", "matrix product", 90.0, "GOP/s", ""),
+        ("int8", "convolution, onednn", np.nan, "GOP/s", "not done after 5 s"),
+        ("int8", "convolution, fbgemm", 190.0, "GOP/s", ""),
+        (
+            "bfloat16",
+            "convolution",
+            np.nan,
+            "GOP/s",
+            "RuntimeError: " + "no such\ninstruction " * 5,
+        ),
+    ],
+    columns=["kind", "kernel", "value", "unit", "problem"],
+)
+
+
+def calls(names=tuple(NAMES), batches=(1, 64), threads=(1, 2), rounds=3):
+    """Samples as the benchmark returns them: the later the variant's name, the faster it is."""
+    rows = [
+        (name, batch, count, number, call, (9.0 - place) * batch / count * (1 + 0.1 * call))
+        for count in threads
+        for batch in batches
+        for number in range(rounds)
+        for place, name in enumerate(names)
+        for call in range(5)
+    ]
+    return pd.DataFrame(rows, columns=["variant", "batch", "threads", "round", "call", "ms"])
 
 
 def gradient():
@@ -169,6 +257,10 @@ FIGURES = {
         lambda: plots.throughput(RATES),
         ["Fastest: two, 1,200", "slowest: one, 100"],
     ),
+    "headline": (
+        lambda: plots.headline(PAIRED, 4_000_000, 1_000_000, VERDICTS),
+        ["99.00 and 98.50", "4.00, 1.00 MB", "5.00, 0.40, 0.50 ms", "batch 64 30.00, 20.00, 10.00"],
+    ),
     "quickstart": (
         lambda: plots.quickstart(PAIRED, 44_800_000, 11_200_000, LATENCY),
         ["99.00 and 98.50", "44.80 and 11.20 MB", "batch 64 30.00 and 10.00 ms"],
@@ -207,6 +299,58 @@ FIGURES = {
         lambda: plots.latency_rounds(SAMPLES),
         ["float_eager 5.00 ms at batch 8", "int8_x 2.00 ms"],
     ),
+    "first_calls": (
+        lambda: plots.first_calls(FIRST_CALLS),
+        ["float32, eager: 120 ms, then 9 ms", "int8, eager, fbgemm: 9 ms, then 3.4 ms"],
+    ),
+    "choices": (
+        lambda: plots.choices(SETTINGS, "Threads", "latency (ms)", "2 threads"),
+        ["Threads. latency (ms): 1 thread 9; 2 threads 5.25; 4 threads 1,234", "2 threads is high"],
+    ),
+    "one_call_or_many": (
+        lambda: plots.one_call_or_many(SINGLE, 2.4, 2.5, 2.6),
+        ["100 single pairs", "from 0.10 to 40.00", "is 2.50", "from 2.40 to 2.60; 80%"],
+    ),
+    "memory_bars": (
+        lambda: plots.memory_bars(MEMORY),
+        ["File (MB): float32, eager: 44.8", "keeps (MB): float32, eager: 52.0; int8, eager, fbg"]
+        + ["fbgemm: 22.5; float32, OpenVINO: none", "peak (MB): float32, eager: 100.0"],
+    ),
+    "latency_distributions": (
+        lambda: plots.latency_distributions(calls(), 2),
+        [
+            "2 threads, 6 variants",
+            "batch 1: from 2.4 ms (int8, eager, onednn) to 5.4 ms (float32, e",
+        ],
+    ),
+    "throughput_curves": (
+        lambda: plots.throughput_curves(SUMMARY),
+        ["6 variants", "one thread, batch 1: 425 images per second (float32, OpenVINO)"]
+        + ["2 threads, batch 64: 3,200 images per second (int8, eager, onednn)"],
+    ),
+    "waterfall": (
+        lambda: plots.waterfall(STEPS),
+        ["eager 9.9 ms; oneDNN kernel 14 ms (×0.707, slower)", "5.5 ms (×2.55 faster)"]
+        + ["int8 3.4 ms (×1.26 faster)", "In all ×2.91"],
+    ),
+    "roofline": (
+        lambda: plots.roofline(POINTS, ROOFS),
+        ["float32 90 GOP/s and 19 GB/s", "batch 1, float32: 75% of the roof"]
+        + ["batch 64, int8: 50% of the roof"],
+    ),
+    "ratio_map": (
+        lambda: plots.ratio_map(RATIOS, "int8 against float32"),
+        ["faster in 2 and slower in 2 of 5 cells", "from 0.50 times at batch 1, threads 1 to 1.60"],
+    ),
+    "layer_ratios": (
+        lambda: plots.layer_ratios(LAYERS),
+        ["3 layers", "most at conv1, 5.00", "least at fc, 0.50", "Slower in int8: fc."],
+    ),
+    "ceilings": (
+        lambda: plots.ceilings(CEILINGS),
+        ["float32 90 GOP/s (matrix product); int8 190 GOP/s (convolution, fbgemm); bfloat16 none"]
+        + ["read 1 MB 80.1 GB/s (maximum)"],
+    ),
 }
 
 
@@ -216,6 +360,7 @@ def test_a_figure_comes_with_alt_text_that_says_what_it_shows(draw, said):
     fig, alt = draw()
     assert isinstance(fig, Figure)
     assert len(np.unique(drawn(fig))) > 2
+    assert fig.get_size_inches()[0] <= 10
     for part in said:
         assert part in alt
 
@@ -246,3 +391,258 @@ def test_confusion_leaves_its_input_alone_and_the_diagonal_white():
 def test_confusion_without_an_error():
     _, alt = plots.confusion(np.diag([3, 4]), ("a", "b"))
     assert "7 on the diagonal, 0 off it" in alt
+
+
+def test_latency_rounds_draws_the_median_call_of_every_round():
+    samples = calls(["float_eager", "int8_x86"], [1], [1])
+    samples.loc[samples["call"] == 4, "ms"] = 500.0  # not seen by the median
+    fig, alt = plots.latency_rounds(samples)
+    drawn_lines = [line.get_ydata() for line in fig.axes[0].lines]
+    assert np.allclose(drawn_lines, [[10.8] * 3, [9.6] * 3])
+    assert "float_eager 10.80 ms at batch 1" in alt
+
+
+def test_every_variant_has_a_look_of_its_own():
+    assert plots.LOOKS.keys() == VARIANTS.keys()
+    colors, markers, _ = zip(*plots.LOOKS.values(), strict=True)
+    assert len(set(colors)) == len(set(markers)) == len(VARIANTS)
+    for dtype in ("float", "int8"):
+        styles = [look[2] for name, look in plots.LOOKS.items() if name.startswith(dtype)]
+        assert len(set(styles)) == len(styles)
+
+
+def test_an_unknown_variant_looks_like_its_dtype():
+    assert plots._look("float_new") == {**plots.STYLE[plots.FLOAT], "linestyle": "-"}
+    assert plots._look("int8_new") == {**plots.STYLE[plots.INT8], "linestyle": "-"}
+    fig, _ = plots.first_calls({"int8_new": [1.0, 1.0]})
+    assert [text.get_text() for text in fig.legends[0].texts] == ["int8_new"]
+
+
+def test_a_variant_has_the_same_look_in_every_figure():
+    samples = calls()
+    memory = pd.DataFrame({"variant": NAMES, "file_mb": 9.0, "before_mb": 1.0})
+    memory = memory.assign(after_mb=3.0, peak_mb=4.0)
+    lines = [
+        plots.first_calls({name: [2.0, 1.0] for name in NAMES})[0].axes[0].lines,
+        *(ax.lines for ax in plots.throughput_curves(SUMMARY)[0].axes),
+        *(ax.lines for ax in plots.latency_rounds(samples[samples["threads"] == 1])[0].axes),
+    ]
+    patches = [
+        *(ax.patches for ax in plots.memory_bars(memory)[0].axes),
+        *(ax.patches for ax in plots.latency_distributions(samples, 1)[0].axes),
+    ]
+    for drawn_lines in lines:
+        looks = [(line.get_color(), line.get_marker()) for line in drawn_lines]
+        assert looks == [plots.LOOKS[name][:2] for name in NAMES]
+    for drawn_patches in patches:
+        colors = [patch.get_facecolor()[:3] for patch in drawn_patches]
+        assert colors == [to_rgb(plots.LOOKS[name][0]) for name in NAMES]
+        hatched = [bool(patch.get_hatch()) for patch in drawn_patches]
+        assert hatched == [name.startswith("int8") for name in NAMES]
+
+
+@pytest.mark.parametrize(("first", "scale"), [(90.0, "linear"), (91.0, "log")])
+def test_first_calls_are_logarithmic_over_ten_times(first, scale):
+    fig, _ = plots.first_calls({"float_eager": [first, 9.0]})
+    assert fig.axes[0].get_yscale() == scale
+
+
+def test_choices_highlights_one_row():
+    fig, _ = plots.choices(SETTINGS, "Threads", "latency (ms)", "2 threads")
+    grey, marked = to_rgb(plots.GREY), to_rgb(plots.ACCENT)
+    colors = [patch.get_facecolor()[:3] for patch in fig.axes[0].patches]
+    assert colors == [grey, marked, grey]
+    assert [bool(patch.get_hatch()) for patch in fig.axes[0].patches] == [False, True, False]
+    _, alt = plots.choices(SETTINGS, "Threads", "latency (ms)")
+    assert "highlighted" not in alt
+    with pytest.raises(ValueError, match="not in list"):
+        plots.choices(SETTINGS, "Threads", "latency (ms)", "3 threads")
+
+
+def test_far_pairs_are_counted_at_the_ends_of_the_axis():
+    fig, _ = plots.one_call_or_many(SINGLE, 2.4, 2.5, 2.6)
+    (ax,) = fig.axes
+    assert sum(patch.get_height() for patch in ax.patches[:40]) == len(SINGLE)
+    assert ax.get_xlim()[1] < 10
+    assert "2 beyond the axis" in ax.get_xlabel()
+    fig, _ = plots.one_call_or_many(SINGLE[:-2], 2.4, 2.5, 2.6)
+    assert "beyond" not in fig.axes[0].get_xlabel()
+
+
+def test_memory_bars_take_the_libraries_off_and_say_none():
+    fig, _ = plots.memory_bars(MEMORY)
+    assert [[patch.get_width() for patch in ax.patches] for ax in fig.axes] == [
+        [44.8, 11.3, 44.7],
+        [52.0, 22.5],
+        [100.0, 36.0],
+    ]
+    assert [[text.get_text() for text in ax.texts][2] for ax in fig.axes] == [
+        "44.7",
+        "none",
+        "none",
+    ]
+
+
+def test_memory_bars_without_a_number():
+    _, alt = plots.memory_bars(MEMORY.iloc[[2]])
+    assert "keeps (MB): float32, OpenVINO: none." in alt
+
+
+def titles(fig):
+    """Of the axes that are shown."""
+    return [ax.get_title(loc="left") for ax in fig.axes if ax.axison]
+
+
+def test_distributions_choose_four_of_many_batches():
+    fig, _ = plots.latency_distributions(calls(batches=(1, 2, 4, 8, 16, 32, 64)), 1)
+    assert titles(fig) == [f"Batch {batch}, one thread" for batch in (1, 4, 16, 64)]
+
+
+def test_distributions_of_three_batches_leave_a_panel_empty():
+    fig, _ = plots.latency_distributions(calls(batches=(1, 8, 64)), 2)
+    assert titles(fig) == [f"Batch {batch}, 2 threads" for batch in (1, 8, 64)]
+
+
+def test_distributions_put_each_box_into_the_row_of_its_variant():
+    samples = calls()
+    samples = samples[(samples["batch"] == 1) | (samples["variant"] != "float_fused")]
+    fig, _ = plots.latency_distributions(samples, 1)
+    rows = [[path.get_path().vertices[:4, 1].mean() for path in ax.patches] for ax in fig.axes]
+    assert rows == [[0, 1, 2, 3, 4, 5], [0, 2, 3, 4, 5]]
+
+
+def test_distributions_need_samples():
+    with pytest.raises(ValueError, match="no samples with 8 threads"):
+        plots.latency_distributions(calls(), 8)
+
+
+@pytest.mark.parametrize(("slowest", "scale"), [(5.0, "linear"), (5.5, "log")])
+def test_distributions_are_logarithmic_over_five_times(slowest, scale):
+    samples = calls(["float_eager", "int8_x86"], [1], [1])
+    samples["ms"] = np.where(samples["variant"] == "float_eager", slowest, 1.0)
+    assert plots.latency_distributions(samples, 1)[0].axes[0].get_xscale() == scale
+
+
+def test_throughput_ticks_are_the_batches():
+    fig, _ = plots.throughput_curves(SUMMARY)
+    assert titles(fig) == ["One thread", "2 threads"]
+    for ax in fig.axes:
+        assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "64"]
+    assert len(fig.legends) == 1
+    assert len(fig.legends[0].texts) == len(NAMES)
+
+
+def bars(fig):
+    """Lower end, upper end and hatch of each bar."""
+    return [
+        (round(bar.get_y(), 6), round(bar.get_y() + bar.get_height(), 6), bool(bar.get_hatch()))
+        for bar in fig.axes[0].patches
+    ]
+
+
+def test_waterfall_draws_a_slower_step_rising_and_hatched():
+    fig, _ = plots.waterfall(STEPS)
+    assert bars(fig) == [
+        (0, 9.9, False),
+        (9.9, 14.0, True),
+        (5.5, 14.0, False),
+        (4.5, 5.5, False),
+        (4.3, 4.5, False),
+        (0, 3.4, True),
+    ]
+    said = [text.get_text() for text in fig.axes[0].texts]
+    assert said[:3] == ["9.9 ms", "14 ms\n×0.707, slower", "5.5 ms\n×2.55 faster"]
+    colors = [fig.axes[0].patches[place].get_facecolor()[:3] for place in (0, -1)]
+    assert colors == [to_rgb(plots.FLOAT), to_rgb(plots.INT8)]
+
+
+def test_waterfall_may_end_slower_or_change_nothing():
+    steps = pd.DataFrame({"step": ["a", "b", "c"], "ms": [4.0, 4.0, 5.0]})
+    fig, alt = plots.waterfall(steps)
+    assert bars(fig) == [(0, 4.0, False), (4.0, 4.0, False), (0, 5.0, True)]
+    assert "b 4 ms (×1, the same); c 5 ms (×0.8, slower)" in alt
+    assert fig.axes[0].get_ylim()[1] > 5
+
+
+def test_roofs_bend_where_the_memory_is_enough():
+    fig, _ = plots.roofline(POINTS, ROOFS)
+    assert titles(fig) == ["Batch 1", "Batch 64"]
+    float_roof, float_points, int8_roof, _ = fig.axes[0].lines
+    for line, (peak, bandwidth) in ((float_roof, ROOFS["float32"]), (int8_roof, ROOFS["int8"])):
+        x, y = line.get_data()
+        assert np.allclose(y, np.minimum(peak, bandwidth * x))
+        assert x[0] < peak / bandwidth < x[-1]
+    assert float_roof.get_linestyle() != int8_roof.get_linestyle()
+    assert list(float_points.get_ydata()) == [45.0, 9.5]
+
+
+def test_roofline_of_one_dtype_and_batch():
+    here = POINTS[(POINTS["dtype"] == "int8") & (POINTS["batch"] == 1)]
+    fig, alt = plots.roofline(here, ROOFS)
+    assert titles(fig) == ["Batch 1"]
+    assert len(fig.axes[0].lines) == 3  # the float32 roof has no points
+    assert "batch 1, int8" in alt and "batch 1, float32" not in alt
+
+
+def test_ratio_map_is_white_at_one_and_marks_where_int8_loses():
+    fig, _ = plots.ratio_map(RATIOS, "title")
+    (picture,) = fig.axes[0].images
+    assert np.allclose(picture.to_rgba(1.0), 1, atol=0.01)
+    blue, orange = picture.to_rgba(0.5)[:3], picture.to_rgba(2.0)[:3]
+    assert np.allclose([blue, orange], [to_rgb(plots.FLOAT), to_rgb(plots.INT8)])
+    cells = {text.get_text(): text.get_weight() == "bold" for text in fig.axes[0].texts}
+    assert cells == {
+        **{"0.50": True, "0.80": True, "1.00": False},
+        **{"1.25": False, "1.60": False, "none": False},
+    }
+    hatched = [patch.get_xy() for patch in fig.axes[0].patches if patch.get_hatch()]
+    assert hatched == [(-0.5, -0.5), (0.5, -0.5)]
+
+
+def test_ratio_map_takes_its_labels_from_the_table():
+    table = RATIOS.rename_axis(index="size", columns="engine")
+    fig, alt = plots.ratio_map(table, "title")
+    assert texts(fig.axes[0]) == ("title", "engine", "size")
+    assert "at size 1, engine 1" in alt
+
+
+def test_layers_that_int8_slows_down_hang_below_one():
+    fig, _ = plots.layer_ratios(LAYERS)
+    assert fig.axes[0].get_yscale() == "log"
+    assert [(top, hatch) for _, top, hatch in bars(fig)] == [(5, False), (1.5, False), (0.5, True)]
+    assert {low for low, _, _ in bars(fig)} == {1}
+
+
+def test_layer_ratios_when_int8_always_wins():
+    fig, alt = plots.layer_ratios(LAYERS.iloc[:2])
+    assert [text.get_text() for text in fig.axes[0].get_legend().texts] == ["int8 is faster"]
+    assert alt.endswith("Slower in int8: none.")
+
+
+def test_ceilings_emphasize_the_best_and_tell_problems_briefly():
+    fig, _ = plots.ceilings(CEILINGS)
+    assert titles(fig) == ["Arithmetic", "Reading memory"]
+    arithmetic, reading = fig.axes
+    assert {p.get_width(): bool(p.get_hatch()) for p in arithmetic.patches} == {
+        71.0: False,
+        90.0: True,
+        190.0: True,
+    }
+    assert [bool(p.get_hatch()) for p in reading.patches] == [False, True]
+    said = [text.get_text() for text in arithmetic.texts]
+    assert said[2] == "not done after 5 s"
+    assert said[-1] == "RuntimeError: no such instruction no su…"
+    assert len(said[-1]) == 40
+
+
+def test_ceilings_of_which_none_was_reached():
+    fig, alt = plots.ceilings(CEILINGS.iloc[[6]])
+    assert titles(fig) == ["Arithmetic"]
+    assert "bfloat16 none" in alt
+
+
+def test_axes_of_the_timings_carry_units():
+    figures = ["first_calls", "choices", "latency_distributions", "waterfall", "latency_rounds"]
+    for name in figures:
+        for ax in FIGURES[name][0]()[0].axes:
+            assert "(ms" in ax.get_xlabel() + ax.get_ylabel(), name

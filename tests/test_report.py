@@ -265,7 +265,7 @@ def test_a_report_touches_neither_notebooks_nor_reference(house, pretend_to_exec
     assert os.environ["COURSE_RESULTS"] == str(house / "report" / "results")
     assert "report: report/index.html" in capsys.readouterr().out
     index = (house / "report" / "index.html").read_text(encoding="utf-8")
-    assert "appears when notebooks 00 and 03 have run" in index
+    assert "appears when notebooks 03 and 04 have run" in index
 
 
 def test_notebooks_run_in_order_and_can_be_chosen(house, pretend_to_execute):

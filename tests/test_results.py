@@ -81,9 +81,28 @@ def test_the_summary_is_flat_and_complete(summary, records):
         "float_bytes": 44_800_000,
         "int8_bytes": 11_200_000,
         "latency_ms_float_eager_b1_t1": 5.0,
+        "latency_ms_float_openvino_b1_t1": 0.4,
         "latency_ms_int8_fbgemm_b1_t1": 0.5,
         "latency_ms_float_eager_b64_t1": 30.0,
+        "latency_ms_float_openvino_b64_t1": 20.0,
         "latency_ms_int8_fbgemm_b64_t1": 10.0,
+        "fastest_int8_b1_t1": "int8_fbgemm",
+        "fastest_float_b1_t1": "float_openvino",
+        "against_eager_b1_t1": 10.0,
+        "against_eager_low_b1_t1": 9.0,
+        "against_eager_high_b1_t1": 11.0,
+        "against_fastest_b1_t1": 0.8,
+        "against_fastest_low_b1_t1": 0.7,
+        "against_fastest_high_b1_t1": 0.9,
+        "fastest_int8_b64_t1": "int8_fbgemm",
+        "fastest_float_b64_t1": "float_openvino",
+        "against_eager_b64_t1": 3.0,
+        "against_eager_low_b64_t1": 2.5,
+        "against_eager_high_b64_t1": 3.5,
+        "against_fastest_b64_t1": 2.0,
+        "against_fastest_low_b64_t1": 1.9,
+        "against_fastest_high_b64_t1": 2.1,
+        "warning": "",
         "environment": records["03_fusion_and_calibration"]["environment"],
     }
 
@@ -130,17 +149,30 @@ def test_headline_by_hand(summary):
     assert table[""].tolist() == [
         "accuracy on 1,000 test images",
         "file size",
-        "latency, batch 1, one thread",
-        "latency, batch 64, one thread",
+        "latency, batch 1, against float32 eager",
+        "latency, batch 1, against float32 fastest: OpenVINO",
+        "latency, batch 64, against float32 eager",
+        "latency, batch 64, against float32 fastest: OpenVINO",
     ]
-    assert table["float32"].tolist() == ["99.00%", "44.80 MB", "5.00 ms", "30.00 ms"]
-    assert table["int8"].tolist() == ["98.50%", "11.20 MB", "0.50 ms", "10.00 ms"]
+    assert table["float32"].tolist() == [
+        *("99.00%", "44.80 MB", "5.00 ms", "0.40 ms", "30.00 ms", "20.00 ms")
+    ]
+    assert table["int8"].tolist() == [
+        *("98.50%", "11.20 MB", "0.50 ms", "0.50 ms", "10.00 ms", "10.00 ms")
+    ]
     assert table["change"].tolist() == [
         "-0.50 points (McNemar p = 0.18)",
         "4.00 times smaller",
-        "10.0 times faster than eager float32",
-        "3.0 times faster than eager float32",
+        "10.00 times faster (9.00 to 11.00)",
+        "0.80 times as fast: slower (0.70 to 0.90)",
+        "3.00 times faster (2.50 to 3.50)",
+        "2.00 times faster (1.90 to 2.10)",
     ]
+
+
+def test_the_readme_says_when_the_machine_was_busy(summary):
+    assert "busy" not in results.readme_block(summary)
+    assert "busy" in results.readme_block(summary | {"warning": "The machine was busy."})
 
 
 def test_markdown():

@@ -106,6 +106,21 @@ def latency(
     return pd.DataFrame(rows, columns=["variant", "batch", "threads", "round", "call", "ms"])
 
 
+@contextmanager
+def fixed_threads(threads: int) -> Iterator[None]:
+    """Set torch's intra-op threads for a ``with`` block; what was set before comes back.
+
+    Pack weights under the thread count they will be used with: oneDNN chooses their order by it,
+    and rearranges them at every call that it does not suit.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def verify(models: dict[str, Model], inputs: Tensor, reference: Tensor) -> pd.DataFrame:
     """Compare every model's logits with the float32 reference, before any is timed.
 
@@ -164,7 +179,7 @@ def summarize(samples: pd.DataFrame, baseline: str) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If ``baseline`` was not timed, or there are fewer than two rounds.
+        If ``baseline`` was not timed at every setting, or there are fewer than two rounds.
     """
     if baseline not in set(samples["variant"]):
         raise ValueError(f"baseline {baseline!r} was not timed; have {set(samples['variant'])}")
@@ -175,6 +190,9 @@ def summarize(samples: pd.DataFrame, baseline: str) -> pd.DataFrame:
     for (batch, threads), group in samples.groupby(["batch", "threads"], sort=False):
         here = every[(every["batch"] == batch) & (every["threads"] == threads)]
         table = here.pivot_table(index="round", columns="variant", values="ms", sort=False)
+        if baseline not in table:
+            where = f"batch {batch}, {threads} threads"
+            raise ValueError(f"baseline {baseline!r} was not timed at {where}")
         for variant in table.columns:
             ms = group.loc[group["variant"] == variant, "ms"]
             ratio = (table[baseline] / table[variant]).to_numpy()
@@ -196,6 +214,43 @@ def summarize(samples: pd.DataFrame, baseline: str) -> pd.DataFrame:
                     "spread": (p90 - p10) / p50,
                 }
             )
+    return pd.DataFrame(rows)
+
+
+def verdicts(samples: pd.DataFrame) -> pd.DataFrame:
+    """Compare the fastest int8 variant with the naive and with the fastest float32, per setting.
+
+    Returns
+    -------
+    DataFrame
+        A row for each batch and thread count: batch, threads; int8, fastest_float (variant names);
+        int8_ms, eager_ms, fastest_float_ms (medians); against_eager and against_fastest (how many
+        times faster int8 is, below 1 if it is slower), each with its interval in columns ending in
+        ``_low`` and ``_high``.
+
+    Raises
+    ------
+    ValueError
+        If a setting lacks ``float_eager`` or any int8 variant.
+    """
+    rows = []
+    for (batch, threads), group in samples.groupby(["batch", "threads"], sort=False):
+        table = summarize(group, "float_eager").set_index("variant")
+        of = {kind: table[table.index.str.startswith(kind)] for kind in ("float", "int8")}
+        if of["int8"].empty:
+            raise ValueError(f"no int8 variant was timed at batch {batch}, {threads} threads")
+        fastest, int8 = (of[kind]["median_ms"].idxmin() for kind in ("float", "int8"))
+        row = {"batch": batch, "threads": threads, "int8": int8, "fastest_float": fastest}
+        named = {"int8": int8, "eager": "float_eager", "fastest_float": fastest}
+        row |= {f"{key}_ms": table.loc[name, "median_ms"] for key, name in named.items()}
+        for key, baseline in {"against_eager": "float_eager", "against_fastest": fastest}.items():
+            against = summarize(group, baseline).set_index("variant").loc[int8]
+            row |= {
+                key: against["speedup"],
+                f"{key}_low": against["speedup_low"],
+                f"{key}_high": against["speedup_high"],
+            }
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -274,7 +329,8 @@ def sweep(
         models, problems = {}, {}
         for name in names:
             try:
-                models[name] = _load(name, folder, tuple(inputs.shape), count, loaded)
+                with fixed_threads(count):
+                    models[name] = _load(name, folder, tuple(inputs.shape), count, loaded)
             except variants.VariantError as error:
                 problems[name] = str(error)
         with _steady(count):
@@ -297,20 +353,27 @@ def sweep(
 def layer_work(fused: nn.Module, images: Tensor) -> pd.DataFrame:
     """Count what every convolution and linear layer of a fused float model has to do.
 
+    Products with padding are not needed, and weights that only ever meet padding need not be read:
+    some kernels leave both out, so a limit that holds for all must not count them.
+
     Returns
     -------
     DataFrame
-        layer; operations (two per multiply-accumulate, those with padding included); weights and
-        activations (numbers read or written: weights, inputs plus outputs) for the batch.
+        layer; operations (two per multiply-accumulate that is needed) and weights (that meet data);
+        all_operations and all_weights (with padding); activations (inputs plus outputs), all for
+        the whole batch.
     """
     rows = []
 
     def count(name: str, module: nn.Module):
         def hook(_, inputs: tuple[Tensor], output: Tensor) -> None:
-            weights = module.weight.numel()
-            per_output = module.weight[0].numel()
+            pairs = module.weight.shape[0] * module.weight.shape[1]
+            met = _taps(module, inputs[0].shape)  # taps x positions of the output
+            needed = 2 * len(output) * pairs * int(met.sum())
+            every = 2 * len(output) * pairs * met.numel()
+            weights = pairs * int(met.any(1).sum())
             numbers = inputs[0].numel() + output.numel()
-            rows.append((name, 2 * output.numel() * per_output, weights, numbers))
+            rows.append((name, needed, weights, every, module.weight.numel(), numbers))
 
         return hook
 
@@ -325,7 +388,17 @@ def layer_work(fused: nn.Module, images: Tensor) -> pd.DataFrame:
     finally:
         for hook in hooks:
             hook.remove()
-    return pd.DataFrame(rows, columns=["layer", "operations", "weights", "activations"])
+    columns = ["layer", "operations", "weights", "all_operations", "all_weights", "activations"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _taps(module: nn.Module, shape: torch.Size) -> Tensor:
+    """Return whether each tap of the kernel meets data at each output position."""
+    if isinstance(module, nn.Linear):
+        return torch.ones(1, 1, dtype=torch.bool)
+    c = module
+    where = {"dilation": c.dilation, "padding": c.padding, "stride": c.stride}
+    return nn.functional.unfold(torch.ones(1, 1, *shape[2:]), c.kernel_size, **where)[0] > 0
 
 
 def layer_times(
@@ -404,7 +477,8 @@ def memory(
     outcomes = isolation.call_each(_footprint, calls, seconds=limit, fresh=True, environ=at_once)
     rows = []
     for name, outcome in zip(names, outcomes, strict=True):
-        size = (folder / variants.VARIANTS[name].file).stat().st_size / 1e6
+        file = folder / variants.VARIANTS[name].file
+        size = file.stat().st_size / 1e6 if file.exists() else np.nan
         values = outcome.value or dict.fromkeys(("before_mb", "after_mb", "peak_mb"), np.nan)
         rows.append({"variant": name, "file_mb": size, **values, "problem": outcome.problem or ""})
     return pd.DataFrame(rows)
@@ -513,15 +587,13 @@ def _interval(ratios: np.ndarray) -> tuple[float, float]:
 @contextmanager
 def _steady(threads: int) -> Iterator[None]:
     """Hold the thread count, inference mode, and no garbage collection in between."""
-    before, collecting = torch.get_num_threads(), gc.isenabled()
-    torch.set_num_threads(threads)
+    collecting = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
-        with torch.inference_mode():
+        with fixed_threads(threads), torch.inference_mode():
             yield
     finally:
-        torch.set_num_threads(before)
         if collecting:
             gc.enable()
 
@@ -531,7 +603,7 @@ def _warm_up(model: Model, inputs: Tensor) -> int:
     best, end = float("inf"), timer() + WARMUP_SECONDS
     while True:
         took = []
-        for _ in range(3):
+        while len(took) < 3 and sum(took) < SAMPLE_SECONDS:
             before = timer()
             model(inputs)
             took.append(timer() - before)
@@ -549,9 +621,9 @@ def _load(name: str, folder: Path, shape: tuple[int, ...], threads: int, loaded:
     variant = variants.VARIANTS.get(name)
     if variant is None or variant.specialized:
         return variants.load(name, folder, shape, threads)
-    if name not in loaded:
-        loaded[name] = variants.load(name, folder, shape, threads)
-    return loaded[name]
+    if (name, threads) not in loaded:
+        loaded[name, threads] = variants.load(name, folder, shape, threads)
+    return loaded[name, threads]
 
 
 def _inside_fused(model: nn.Module, name: str) -> bool:
@@ -562,9 +634,10 @@ def _footprint(name: str, folder: str, shape: tuple[int, ...], threads: int) -> 
     torch.set_num_threads(threads)
     before = psutil.Process().memory_info().rss
     model = variants.load(name, Path(folder), shape, threads)
+    images = torch.zeros(shape)
     with torch.inference_mode():
         for _ in range(3):
-            model(torch.zeros(shape))
+            model(images)
     after = psutil.Process().memory_info().rss
     found = {"before_mb": before, "after_mb": after, "peak_mb": max(after, _peak_rss())}
     return {key: value / 1e6 for key, value in found.items()}
@@ -626,10 +699,10 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--rounds 1 has no spread: ask for 2 or more")
     config = settings.load()
     dataset = data.load(config)
+    if max(chosen.batch) > (most := len(dataset.test_images)):
+        parser.error(f"--batch {max(chosen.batch)}: there are {most} test images")
     model, _ = training.load_or_train(config, dataset)
     images = dataset.normalizer()(dataset.test_images[: max(chosen.batch)])
-    if max(chosen.batch) > len(images):
-        parser.error(f"--batch {max(chosen.batch)}: there are {len(images)} test images")
     with tempfile.TemporaryDirectory() as folder:
         calibration = data.calibration_images(dataset, config.calibration_images)
         variants.export(Path(folder), model, calibration)
@@ -638,10 +711,11 @@ def main(arguments: list[str] | None = None) -> int:
         )
     for row in found.left_out.itertuples():
         print(f"left out at batch {row.batch}, {row.threads} threads: {row.problem}")
-    if chosen.baseline not in set(found.samples["variant"]):
-        print(f"the baseline {chosen.baseline} could not be timed", file=sys.stderr)
+    try:
+        table = summarize(found.samples, chosen.baseline)
+    except ValueError as error:
+        print(error, file=sys.stderr)
         return 1
-    table = summarize(found.samples, chosen.baseline)
     print(table.round(2).to_string(index=False))
     print(busy(table) or "The rounds agree: the machine was quiet.")
     if chosen.out:

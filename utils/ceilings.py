@@ -52,7 +52,7 @@ def measure(
     """
     if threads < 1:
         raise ValueError(f"threads={threads}: must be at least 1")
-    if min(working_sets) <= 0:
+    if any(size <= 0 for size in working_sets):
         raise ValueError(f"working_sets={working_sets}: every size must be positive")
     names = [
         *((f"read {size:g} MB", kernel) for size in working_sets for kernel in READERS),

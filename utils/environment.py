@@ -104,10 +104,7 @@ def check(settings: Settings) -> list[tuple[bool, str, str]]:
         (python >= MINIMUM_PYTHON, "Python", f"{platform.python_version()} (needs {wanted}+)")
     )
     for package, pin in requirements().items():
-        try:
-            version = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            version = "missing"
+        version = _version(package) or "missing"
         ok = version.split("+")[0] == pin
         advice = "" if ok else f", needs {pin}: pip install -r requirements.txt"
         rows.append((ok, package, version + advice))
@@ -118,11 +115,21 @@ def check(settings: Settings) -> list[tuple[bool, str, str]]:
     free = shutil.disk_usage(existing).free
     rows.append((free > DISK_NEEDED, "free disk", f"{free / 1e9:.1f} GB (needs 1 GB)"))
     rows.append(_data_row(settings))
+    runtimes = [f"{r} {v}" for r in ("onnxruntime", "openvino") if (v := _version(r))]
+    advice = "none (optional: pip install -r requirements-runtimes.txt)"
+    rows.append((True, "other runtimes", ", ".join(runtimes) or advice))
     sets = ", ".join(cpu()["instruction_sets"]) or "no int8-relevant instruction set found"
     rows.append((True, "CPU", f"{cpu()['model']}: {sets}"))
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none, training uses "
     rows.append((True, "GPU", gpu + ("" if torch.cuda.is_available() else settings.device)))
     return rows
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _data_row(settings: Settings) -> tuple[bool, str, str]:

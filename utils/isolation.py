@@ -128,10 +128,9 @@ def _serve(function: Callable, pipe) -> None:
         except EOFError:
             return
         try:
-            outcome = Outcome(function(*arguments))
+            pipe.send(Outcome(function(*arguments)))
         except Exception as error:  # reported to the parent, whatever it is
-            outcome = Outcome(problem=f"{type(error).__name__}: {error}")
-        pipe.send(outcome)
+            pipe.send(Outcome(problem=f"{type(error).__name__}: {error}"))
 
 
 def _exit(code: int | None) -> str:

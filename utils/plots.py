@@ -6,16 +6,21 @@ colours, which survive colour blindness, and of different lightness, which survi
 
 import base64
 import io
+import textwrap
 
 from IPython.display import publish_display_data
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap, LogNorm, to_rgba
+from matplotlib.axis import Axis
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap, LogNorm, to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
-from numpy import ma, ndarray, ndenumerate
-from pandas import DataFrame
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from numpy import clip, geomspace, linspace, ma, minimum, ndarray, ndenumerate, percentile
+from pandas import DataFrame, Series
 
 from utils.statistics import accuracy_interval
+from utils.variants import VARIANTS
 
 FLOAT, INT8, GREY, ACCENT = "#0072B2", "#E69F00", "#8A8A8A", "#7B2D5B"
 STYLE = {
@@ -261,14 +266,7 @@ def quickstart(paired, float_bytes: int, int8_bytes: int, latency) -> tuple[Figu
     """
     fig, axes = figure(1, 4, size=(10, 3.2))
     names, colors = ["float32", "int8"], [FLOAT, INT8]
-    accuracies = [100 * paired.accuracy_a, 100 * paired.accuracy_b]
-    bounds = [accuracy_interval(round(a * paired.images / 100), paired.images) for a in accuracies]
-    for x, (value, (low, high)) in enumerate(zip(accuracies, bounds, strict=True)):
-        error = [[value - 100 * low], [100 * high - value]]
-        axes[0].errorbar(x, value, error, capsize=6, markersize=8, **STYLE[colors[x]])
-        axes[0].text(x + 0.12, value, f"{value:.2f}", va="center")
-    axes[0].set(xticks=[0, 1], xticklabels=names, xlim=(-0.5, 1.8))
-    label(axes[0], "Accuracy", y="% of test images")
+    accuracies = _paired_accuracy(axes[0], paired)
     panels = [("File size", "MB", [float_bytes / 1e6, int8_bytes / 1e6])]
     for batch, group in latency.groupby("batch"):
         panels.append((f"Latency, batch {batch}", "ms, one thread", list(group["median_ms"])))
@@ -284,6 +282,64 @@ def quickstart(paired, float_bytes: int, int8_bytes: int, latency) -> tuple[Figu
         f"percent with overlapping intervals; {'; '.join(parts)}."
     )
     return fig, alt
+
+
+def _paired_accuracy(ax: Axes, paired) -> list[float]:
+    """Draw both accuracies with Wilson's intervals; return them in percent."""
+    colors = [FLOAT, INT8]
+    accuracies = [100 * paired.accuracy_a, 100 * paired.accuracy_b]
+    bounds = [accuracy_interval(round(a * paired.images / 100), paired.images) for a in accuracies]
+    for x, (value, (low, high)) in enumerate(zip(accuracies, bounds, strict=True)):
+        error = [[value - 100 * low], [100 * high - value]]
+        ax.errorbar(x, value, error, capsize=6, markersize=8, **STYLE[colors[x]])
+        ax.text(x + 0.12, value, f"{value:.2f}", va="center")
+    ax.set(xticks=[0, 1], xticklabels=["float32", "int8"], xlim=(-0.5, 1.8))
+    label(ax, "Accuracy", y="% of test images")
+    return accuracies
+
+
+def headline(paired, float_bytes: int, int8_bytes: int, verdicts: DataFrame) -> tuple[Figure, str]:
+    """Draw accuracy, size, and latency against the naive and the fastest float32, on one thread.
+
+    Parameters
+    ----------
+    paired : utils.statistics.Comparison
+        float32 is A, int8 is B.
+    float_bytes, int8_bytes : int
+        File sizes.
+    verdicts : DataFrame
+        As :func:`utils.benchmark.verdicts` returns it; batches 1 and 64 are drawn.
+    """
+    fig, axes = figure(1, 4, size=(10, 3.2), width_ratios=[1, 0.8, 1.2, 1.2])
+    accuracies = _paired_accuracy(axes[0], paired)
+    sizes = [float_bytes / 1e6, int8_bytes / 1e6]
+    panels = [("File size", "MB", ["float32", "int8"], sizes)]
+    one = verdicts[verdicts["threads"] == 1].set_index("batch")
+    for batch in (1, 64):
+        row = one.loc[batch]
+        fastest = _name(row["fastest_float"]).removeprefix("float32, ")
+        names = ["float32\neager", f"float32\n{textwrap.fill(fastest, 10)}", "int8\neager"]
+        values = [row["eager_ms"], row["fastest_float_ms"], row["int8_ms"]]
+        panels.append((f"Latency, batch {batch}", "ms, one thread", names, values))
+    for ax, (title, unit, names, values) in zip(axes[1:], panels, strict=True):
+        colors = [FLOAT] * (len(values) - 1) + [INT8]
+        bars = ax.bar(range(len(values)), values, color=colors, width=0.65)
+        bars[-1].set_hatch("//")
+        if len(values) == 3:
+            bars[1].set(alpha=0.6, hatch="..")
+        ax.set_xticks(range(len(values)), names, fontsize=9)
+        ax.bar_label(bars, fmt="%.2f" if max(values) < 100 else "%.0f", padding=2)
+        ax.margins(y=0.15)
+        label(ax, title, y=unit)
+    parts = "; ".join(
+        f"{title} {', '.join(f'{v:.2f}' for v in values)} {unit}"
+        for title, unit, _, values in panels
+    )
+    return fig, (
+        f"Four panels: accuracy of float32 and int8, {accuracies[0]:.2f} and {accuracies[1]:.2f} "
+        f"percent; then, of eager float32, the fastest float32 and int8, or of float32 and int8: "
+        f"{parts}."
+    )
 
 
 def layer_shares(tables: dict[str, DataFrame]) -> tuple[Figure, str]:
@@ -691,22 +747,634 @@ def size_parts(parts) -> tuple[Figure, str]:
 
 
 def latency_rounds(samples) -> tuple[Figure, str]:
-    """Draw every sample of an interleaved timing, round by round, a panel for each batch size.
+    """Draw the median call of every round of an interleaved timing, a panel for each batch size.
 
     Parameters
     ----------
     samples : DataFrame
-        As :func:`utils.benchmark.latency` returns it; the float32 variants' names start "float".
+        As :func:`utils.benchmark.latency` returns it; without a column ``call`` each row is a
+        round. The float32 variants' names start "float".
     """
     batches = samples["batch"].unique()
     fig, axes = figure(1, len(batches), size=(9, 3.4), squeeze=False)
     medians = []
     for ax, batch in zip(axes[0], batches, strict=True):
-        for variant, group in samples[samples["batch"] == batch].groupby("variant"):
-            color = FLOAT if variant.startswith("float") else INT8
-            ax.plot(group["round"], group["ms"], linewidth=0.8, label=variant, **STYLE[color])
-            medians.append(f"{variant} {group['ms'].median():.2f} ms at batch {batch}")
-        ax.set_ylim(bottom=0, top=1.3 * samples.loc[samples["batch"] == batch, "ms"].max())
+        here = samples[samples["batch"] == batch]
+        rounds = here.groupby(["variant", "round"], sort=False)["ms"].median()
+        for variant in here["variant"].unique():
+            ms = rounds[variant]
+            ax.plot(ms.index, ms, linewidth=0.8, label=variant, **_look(variant))
+            medians.append(f"{variant} {ms.median():.2f} ms at batch {batch}")
+        ax.set_ylim(bottom=0, top=1.3 * rounds.max())
         ax.legend(frameon=False, ncols=2, loc="upper center", fontsize=9)
         label(ax, f"Batch {batch}, one thread", "round", "latency (ms)")
-    return fig, f"Latency of every round, float32 above int8. Medians: {', '.join(medians)}."
+    return fig, f"Latency of every round, a line a variant. Medians: {', '.join(medians)}."
+
+
+# One look for each variant, in every figure: the shade of its dtype, a marker and a line style.
+LOOKS = {
+    "float_eager": (FLOAT, "o", "-"),
+    "float_fused": ("#56B4E9", "v", "--"),
+    "float_channels_last": ("#003B5C", "^", "-."),
+    "float_compiled": ("#3A8FC4", "P", ":"),
+    "float_onnxruntime": ("#7FB2D6", "<", (0, (6, 1.5))),
+    "float_openvino": ("#00527F", "d", (0, (3, 1, 1, 1, 1, 1))),
+    "int8_fbgemm": (INT8, "s", "-"),
+    "int8_x86": ("#8A5200", "X", "--"),
+    "int8_onednn": ("#D55E00", "D", "-."),
+    "int8_qnnpack": ("#F2BE5C", "p", ":"),
+}
+
+
+def _look(variant: str) -> dict:
+    """Color, marker and line style of a variant; its dtype's own if the variant is unknown."""
+    color = FLOAT if variant.startswith("float") else INT8
+    unknown = (color, STYLE[color]["marker"], "-")
+    return dict(zip(("color", "marker", "linestyle"), LOOKS.get(variant, unknown), strict=True))
+
+
+def _fill(variant: str) -> dict:
+    """Color and hatch of a variant's bar or box: int8 is hatched."""
+    hatch = "" if variant.startswith("float") else "///"
+    return {"facecolor": _look(variant)["color"], "hatch": hatch, "edgecolor": "black"}
+
+
+def _name(variant: str) -> str:
+    return VARIANTS[variant].label if variant in VARIANTS else variant
+
+
+def _short(value: float) -> str:
+    """Three digits, and never an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _threads(count: int) -> str:
+    return "one thread" if count == 1 else f"{count} threads"
+
+
+def _beside(ax: Axes, end: float, row: int, text: str, **keywords) -> None:
+    """Write a text at the end of a horizontal bar."""
+    where = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+    ax.annotate(text, (end, row), **where, **keywords)
+
+
+def _plain_log(axis: Axis, low: float, high: float) -> None:
+    """Put plain numbers on a logarithmic axis, the more of them the shorter it is."""
+    marks = {3: (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9), 10: (1, 1.5, 2, 3, 4, 5, 7)}
+    marks |= {1000: (1, 2, 5), float("inf"): (1,)}
+    subs = next(subs for most, subs in marks.items() if high <= most * low)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _legend_below(fig: Figure, columns: int) -> None:
+    """One legend for all axes, outside of them."""
+    entries = {}
+    for ax in fig.axes:
+        for handle, text in zip(*ax.get_legend_handles_labels(), strict=True):
+            entries.setdefault(text, handle)
+    below = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": 9}
+    fig.legend(entries.values(), entries.keys(), handlelength=3.5, **below)
+
+
+def first_calls(ms: dict[str, list[float]]) -> tuple[Figure, str]:
+    """Draw the latency of the first calls after a model was loaded, a line a variant.
+
+    Parameters
+    ----------
+    ms : dict of str to list of float
+        Variant to the milliseconds of its calls, in order.
+
+    Returns
+    -------
+    Figure, str
+        The figure and its alt text.
+    """
+    fig, ax = figure(size=(9, 4))
+    said = []
+    for variant, calls in ms.items():
+        ax.plot(range(1, len(calls) + 1), calls, label=_name(variant), **_look(variant))
+        said.append(f"{_name(variant)}: {_short(calls[0])} ms, then {_short(calls[-1])} ms")
+    low, high = (end(end(calls) for calls in ms.values()) for end in (min, max))
+    log = high > 10 * low
+    if log:
+        ax.set_yscale("log")
+        _plain_log(ax.yaxis, low, high)
+    else:
+        ax.set_ylim(bottom=0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.grid(axis="y", alpha=0.3)
+    unit = "latency (ms, log)" if log else "latency (ms)"
+    label(ax, "The first calls after loading", "call", unit)
+    _legend_below(fig, 3)
+    return fig, f"Latency of the first and of the last call drawn. {'; '.join(said)}."
+
+
+def choices(table: Series, title: str, x: str, highlight: str | None = None) -> tuple[Figure, str]:
+    """Draw one number for each of a few choices, and make one of them stand out.
+
+    Parameters
+    ----------
+    table : Series
+        Numbers, indexed by the choices' names, in order.
+    title, x : str
+        Of the figure and of its horizontal axis, with the unit.
+    highlight : str, optional
+        The choice that stands out.
+
+    Returns
+    -------
+    Figure, str
+        The figure and its alt text.
+
+    Raises
+    ------
+    ValueError
+        If ``highlight`` is not in the index.
+    """
+    names = [str(name) for name in table.index]
+    fig, ax = figure(size=(8, 0.36 * len(table) + 1.0))
+    bars = ax.barh(range(len(table)), table, color=GREY, edgecolor="black")
+    ax.bar_label(bars, [_short(value) for value in table], padding=4)
+    ax.set_yticks(range(len(table)), names)
+    if highlight is not None:
+        row = names.index(str(highlight))
+        bars[row].set(facecolor=ACCENT, hatch="///", edgecolor="white")
+        ax.get_yticklabels()[row].set_weight("bold")
+    ax.invert_yaxis()
+    ax.margins(x=0.12)
+    label(ax, title, x)
+    marked = "" if highlight is None else f" {highlight} is highlighted."
+    listed = "; ".join(f"{n} {_short(v)}" for n, v in zip(names, table, strict=True))
+    return fig, f"Horizontal bars: {title}. {x}: {listed}.{marked}"
+
+
+def one_call_or_many(single: ndarray, low: float, median: float, high: float) -> tuple[Figure, str]:
+    """Draw the speed-ups that single pairs of calls would report, and what many rounds say.
+
+    Parameters
+    ----------
+    single : ndarray
+        Shape (pairs,): float32 time / int8 time of one call each.
+    low, median, high : float
+        Median speed-up over the rounds, with its 95 % interval.
+
+    Returns
+    -------
+    Figure, str
+        The figure and its alt text.
+    """
+    quarter, last = percentile(single, [25, 75])
+    reach = 3 * (last - quarter)
+    first, last = max(min(single), quarter - reach), min(max(single), last + reach)
+    shown = clip(single, first, last)  # a far outlier would leave no room for the others
+    beyond = int((shown != single).sum())
+    fig, ax = figure(size=(9, 3.8))
+    drawn = f"one pair of calls ({len(single):,} pairs)"
+    ax.hist(shown, bins=linspace(first, last, 41), color=GREY, label=drawn)
+    text = f"median over rounds: {median:.2f}"
+    ax.axvline(median, color="black", linestyle="--", linewidth=2, label=text, zorder=3)
+    band = {"facecolor": to_rgba(ACCENT, 0.35), "edgecolor": ACCENT, "hatch": "////", "zorder": 2}
+    ax.axvspan(low, high, label=f"its 95 % interval: {low:.2f} to {high:.2f}", **band)
+    more = f"; {beyond} beyond the axis, in the outermost bars" if beyond else ""
+    title = "What one pair of calls would report, and what many rounds say"
+    label(ax, title, f"speed-up, float32 / int8 (times{more})", "pairs (count)")
+    _legend_below(fig, 3)
+    outside = ((single < low) | (single > high)).mean()
+    return fig, (
+        f"Histogram of the speed-ups of {len(single):,} single pairs of calls, from "
+        f"{min(single):.2f} to {max(single):.2f}. The median over rounds is {median:.2f}, a band "
+        f"shows its 95 % interval from {low:.2f} to {high:.2f}; {outside:.0%} of the single pairs "
+        f"lie outside it."
+    )
+
+
+def memory_bars(table: DataFrame) -> tuple[Figure, str]:
+    """Draw file size and memory of each variant, the libraries' own memory taken off.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As :func:`utils.benchmark.memory` returns it: variant, file_mb, before_mb, after_mb,
+        peak_mb; NaN where a variant could not be run.
+
+    Returns
+    -------
+    Figure, str
+        The figure and its alt text.
+    """
+    panels = {
+        "File": table["file_mb"],
+        "Memory that the model keeps": table["after_mb"] - table["before_mb"],
+        "Memory at the peak": table["peak_mb"] - table["before_mb"],
+    }
+    rows, names = range(len(table)), [_name(variant) for variant in table["variant"]]
+    fig, axes = figure(1, 3, size=(10, 0.34 * len(table) + 1.1), sharey=True)
+    said = []
+    for ax, (title, values) in zip(axes, panels.items(), strict=True):
+        texts = ["none" if value != value else f"{value:.1f}" for value in values]
+        for row, variant, value, text in zip(rows, table["variant"], values, texts, strict=True):
+            if value == value:
+                ax.barh(row, value, **_fill(variant))
+            _beside(ax, max(0, value) if value == value else 0, row, text, fontsize=9)
+        highest = values.max()
+        ax.set_xlim(right=1.25 * highest if highest > 0 else 1)
+        label(ax, title, "MB")
+        listed = "; ".join(f"{n}: {t}" for n, t in zip(names, texts, strict=True))
+        said.append(f"{title} (MB): {listed}.")
+    axes[0].set_yticks(rows, names)
+    axes[0].set_ylim(len(table) - 0.4, -0.6)
+    return fig, f"Three panels of bars, a row a variant. {' '.join(said)}"
+
+
+def latency_distributions(samples: DataFrame, threads: int) -> tuple[Figure, str]:
+    """Draw how the single calls of each variant spread, a panel for each batch size.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        As :func:`utils.benchmark.latency` returns it. Of more than four batch sizes, four from the
+        smallest to the largest are drawn.
+    threads : int
+        Only the samples with so many threads.
+
+    Returns
+    -------
+    Figure, str
+        The figure and its alt text.
+
+    Raises
+    ------
+    ValueError
+        If there are no such samples.
+    """
+    samples = samples[samples["threads"] == threads]
+    if samples.empty:
+        raise ValueError(f"no samples with {threads} threads")
+    batches = sorted(samples["batch"].unique())
+    if len(batches) > 4:
+        batches = [batches[round(place)] for place in linspace(0, len(batches) - 1, 4)]
+    variants = list(samples["variant"].unique())
+    rows, columns = -(-len(batches) // 2), min(2, len(batches))
+    size = (10, (0.27 * len(variants) + 0.9) * rows)
+    fig, axes = figure(rows, columns, size=size, sharey=True, squeeze=False)
+    taken = [samples[samples["batch"] == batch] for batch in batches]
+    taken = [here.groupby("variant", sort=False)["ms"] for here in taken]
+    ends = [(calls.quantile(0.01).min(), calls.quantile(0.99).max()) for calls in taken]
+    log = any(high > 5 * low for low, high in ends)
+    unit = "latency of a call (ms, log)" if log else "latency of a call (ms)"
+    line = {"color": "white", "linewidth": 1.2}  # with a black rim: seen on every shade
+    line["path_effects"] = [withStroke(linewidth=2.8, foreground="black")]
+    said = []
+    for place, (batch, calls) in enumerate(zip(batches, taken, strict=True)):
+        ax = axes.flat[place]
+        for variant, ms in calls:
+            look = {"boxprops": _fill(variant), "medianprops": line, "showfliers": False}
+            look |= {"patch_artist": True, "manage_ticks": False, "orientation": "horizontal"}
+            ax.boxplot(ms, whis=(1, 99), positions=[variants.index(variant)], widths=0.7, **look)
+        if log:
+            ax.set_xscale("log")
+            _plain_log(ax.xaxis, *ends[place])
+        ax.grid(axis="x", alpha=0.3)
+        label(ax, f"Batch {batch}, {_threads(threads)}", unit)
+        medians = calls.median()
+        best, worst = medians.idxmin(), medians.idxmax()
+        said.append(
+            f"batch {batch}: from {_short(medians[best])} ms ({_name(best)}) to "
+            f"{_short(medians[worst])} ms ({_name(worst)})"
+        )
+    axes[0, 0].set_yticks(range(len(variants)), [_name(variant) for variant in variants])
+    axes[0, 0].set_ylim(len(variants) - 0.4, -0.6)
+    for ax in axes.flat[len(batches) :]:
+        ax.set_axis_off()
+    return fig, (
+        f"Box plots of the latency of single calls, {_threads(threads)}, {len(variants)} variants; "
+        f"whiskers from the 1st to the 99th percentile. Medians: {'; '.join(said)}."
+    )
+
+
+def throughput_curves(summary: DataFrame) -> tuple[Figure, str]:
+    """Draw images per second over the batch size, a line a variant, a panel a thread count.
+
+    Parameters
+    ----------
+    summary : DataFrame
+        As :func:`utils.benchmark.summarize` returns it.
+
+    Returns
+    -------
+    Figure, str
+        The figure and its alt text.
+    """
+    counts = sorted(summary["threads"].unique())
+    fig, axes = figure(1, len(counts), size=(10, 4.8), sharey=True, squeeze=False)
+    said = []
+    for ax, count in zip(axes[0], counts, strict=True):
+        here = summary[summary["threads"] == count].sort_values("batch")
+        for variant in summary["variant"].unique():
+            line = here[here["variant"] == variant]
+            ax.plot(
+                line["batch"], line["images_per_second"], label=_name(variant), **_look(variant)
+            )
+        ax.set_xscale("log", base=2)
+        batches = here["batch"].unique()
+        ax.set_xticks(batches, [str(batch) for batch in batches])
+        ax.set_xticks([], minor=True)
+        ax.grid(alpha=0.3)
+        text = _threads(count)
+        label(ax, text.capitalize(), "batch size (images, log)")
+        for batch in dict.fromkeys((batches[0], batches[-1])):
+            best = here.loc[here.loc[here["batch"] == batch, "images_per_second"].idxmax()]
+            rate = f"{best.images_per_second:,.0f} images per second"
+            said.append(f"{text}, batch {batch}: {rate} ({_name(best.variant)})")
+    axes[0, 0].set_yscale("log")
+    rates = summary["images_per_second"]
+    _plain_log(axes[0, 0].yaxis, rates.min(), rates.max())
+    axes[0, 0].set_ylabel("images per second (log)")
+    _legend_below(fig, 3)
+    variants = summary["variant"].nunique()
+    return fig, (
+        f"Images per second over the batch size for {variants} variants, both axes logarithmic. "
+        f"Fastest: {'; '.join(said)}."
+    )
+
+
+def waterfall(steps: DataFrame) -> tuple[Figure, str]:
+    """Draw the way from the float32 to the int8 latency, and what each step on it changes.
+
+    Parameters
+    ----------
+    steps : DataFrame
+        Columns step (str) and ms (float): the latency after this step. The first row is where
+        float32 starts, the last is int8.
+
+    Returns
+    -------
+    Figure, str
+        The figure and its alt text.
+    """
+    names, ms = list(steps["step"]), list(steps["ms"])
+    last = len(ms) - 1
+    fig, ax = figure(size=(min(10, 1.35 * len(ms) + 1.2), 4.4))
+    looks = {
+        "float32 at the start": {"facecolor": FLOAT},
+        "faster": {"facecolor": "#D3B4C6"},
+        "slower": {"facecolor": "#CFCFCF", "hatch": "xxx"},
+        "int8 at the end": {"facecolor": INT8, "hatch": "///"},
+    }
+    used, said = set(), [f"{names[0]} {_short(ms[0])} ms"]
+    for place, after in enumerate(ms):
+        before = ms[place - 1] if place else after
+        kind = "float32 at the start" if place == 0 else "slower" if after > before else "faster"
+        bottom, top = min(before, after), max(before, after)
+        if place in (0, last):
+            kind, bottom, top = ("int8 at the end" if place else kind), 0, after
+        text = "_" if kind in used else kind
+        ax.bar(place, top - bottom, 0.62, bottom, edgecolor="black", label=text, **looks[kind])
+        used.add(kind)
+        text = f"{_short(after)} ms"
+        if place:
+            turn = " faster" if after < before else ", slower" if after > before else ", the same"
+            factor = f"×{_short(before / after)}{turn}"
+            said.append(f"{names[place]} {text} ({factor})")
+            text += f"\n{factor}"
+            ax.plot([place - 0.69, place + 0.31], [before] * 2, color="black", linewidth=0.9)
+        ax.annotate(
+            text,
+            (place, max(before, after)),
+            (0, 3),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=9,
+        )
+    ax.set_xticks(range(len(ms)), [textwrap.fill(name, 14) for name in names])
+    ax.set_xlim(-0.6, last + 0.6)
+    ax.set_ylim(0, 1.18 * max(ms))
+    title = f"From {_short(ms[0])} to {_short(ms[-1])} ms: ×{_short(ms[0] / ms[-1])} in all"
+    label(ax, title, "", "latency (ms)")
+    _legend_below(fig, 4)
+    return fig, (
+        f"Waterfall of the latency: {'; '.join(said)}. In all ×{_short(ms[0] / ms[-1])}. A faster "
+        f"step is a falling bar, a slower one a rising, hatched bar."
+    )
+
+
+def roofline(points: DataFrame, roofs: dict[str, tuple[float, float]]) -> tuple[Figure, str]:
+    """Draw what each layer reaches below what the machine allows, a panel for each batch size.
+
+    Parameters
+    ----------
+    points : DataFrame
+        A row a layer: dtype (``float32`` or ``int8``), batch, layer, intensity (operations per
+        byte moved), rate (1e9 operations per second).
+    roofs : dict of str to (float, float)
+        dtype to its highest rate (1e9 operations per second) and the memory's (1e9 bytes per
+        second).
+
+    Returns
+    -------
+    Figure, str
+        The figure and its alt text.
+    """
+    batches = points["batch"].unique()
+    size = (10, 4.4) if len(batches) > 1 else (7, 4.6)
+    fig, axes = figure(1, len(batches), size=size, sharex=True, sharey=True, squeeze=False)
+    colors, lines = {"float32": FLOAT, "int8": INT8}, {"float32": "-", "int8": "--"}
+    ridges = [peak / bandwidth for peak, bandwidth in roofs.values()]
+    left = 0.6 * min(points["intensity"].min(), *ridges)
+    right = 1.6 * max(points["intensity"].max(), *ridges)
+    along = geomspace(left, right, 400)
+    said = []
+    for ax, batch in zip(axes[0], batches, strict=True):
+        for dtype, (peak, bandwidth) in roofs.items():
+            text = f"{dtype} roof: {_short(peak)} GOP/s, {_short(bandwidth)} GB/s"
+            roof = {"color": colors[dtype], "linestyle": lines[dtype], "linewidth": 2}
+            ax.plot(along, minimum(peak, along * bandwidth), label=text, **roof)
+            here = points[(points["batch"] == batch) & (points["dtype"] == dtype)]
+            if here.empty:
+                continue
+            look = {"linestyle": "", "markeredgecolor": "black", "markeredgewidth": 0.6}
+            look |= STYLE[colors[dtype]] | {"markersize": 6.5, "alpha": 0.85}
+            ax.plot(here["intensity"], here["rate"], label=f"{dtype} layers", **look)
+            share = (here["rate"] / minimum(peak, here["intensity"] * bandwidth)).median()
+            said.append(f"batch {batch}, {dtype}: {share:.0%} of the roof")
+        ax.set(xscale="log", yscale="log", xlim=(left, right))
+        ax.grid(alpha=0.3)
+        label(ax, f"Batch {batch}", "operations per byte (log)")
+    axes[0, 0].set_ylabel("GOP/s (1e9 operations per second, log)")
+    low, high = points["rate"].min(), max(peak for peak, _ in roofs.values())
+    low, high = 0.6 * min(low, high), 1.6 * max(points["rate"].max(), high)
+    axes[0, 0].set_ylim(low, high)
+    _plain_log(axes[0, 0].xaxis, left, right)
+    _plain_log(axes[0, 0].yaxis, low, high)
+    _legend_below(fig, 2)
+    ends = "; ".join(
+        f"{dtype} {_short(peak)} GOP/s and {_short(bandwidth)} GB/s"
+        for dtype, (peak, bandwidth) in roofs.items()
+    )
+    return fig, (
+        f"Rate of each layer over its operations per byte, below a roof per dtype ({ends}). The "
+        f"median layer reaches, {'; '.join(said)}."
+    )
+
+
+def ratio_map(table: DataFrame, title: str) -> tuple[Figure, str]:
+    """Draw how many times int8 is faster than the fastest float32, a cell for each setting.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Fastest float32 latency / int8 latency; below 1 int8 loses; NaN where nothing was timed.
+        The names of index and columns are the axes' labels, by default batch and threads.
+    title : str
+
+    Returns
+    -------
+    Figure, str
+        The figure and its alt text.
+    """
+    values = table.to_numpy(dtype=float)
+    y, x = table.index.name or "batch", table.columns.name or "threads"
+    cells = {
+        f"{value:.2f} times at {y} {table.index[row]}, {x} {table.columns[column]}": value
+        for (row, column), value in ndenumerate(values)
+        if value == value
+    }
+    best, worst = max(cells, key=cells.get), min(cells, key=cells.get)
+    most = max(1.25, cells[best], 1 / cells[worst])
+    colors = LinearSegmentedColormap.from_list("float to int8", [FLOAT, "white", INT8])
+    colors = colors.with_extremes(bad="#EEEEEE")
+    norm = LogNorm(1 / most, most)  # its middle, which is white, is 1
+    fig, ax = figure(size=(min(10, values.shape[1] + 4.2), 0.5 * max(3, len(values)) + 1.5))
+    drawn = ax.imshow(ma.masked_invalid(values), cmap=colors, norm=norm, aspect="auto")
+    for (row, column), value in ndenumerate(values):
+        text, weight, color = f"{value:.2f}", "normal", "black"
+        if value != value:
+            text, color = "none", "#555555"
+        elif value < 1:
+            weight = "bold"
+            color = "white" if sum(to_rgb(colors(norm(value)))) < 1.5 else "black"
+            hatched = {"fill": False, "hatch": "///", "linewidth": 0}
+            edge = {"edgecolor": to_rgba(color, 0.45)}
+            ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **hatched, **edge))
+        behind = {"facecolor": colors(norm(value)), "linewidth": 0, "pad": 1.5}
+        ax.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            color=color,
+            weight=weight,
+            bbox=behind if weight == "bold" else None,
+        )
+    ax.set_xticks(range(values.shape[1]), table.columns)
+    ax.set_yticks(range(len(values)), table.index)
+    label(ax, title, x, y)
+    bar = fig.colorbar(drawn)
+    bar.set_label("float32 time / int8 time (log)\nhatched: int8 loses", fontsize=9)
+    _plain_log(bar.ax.yaxis, 1 / most, most)
+    won, lost = sum(v > 1 for v in cells.values()), sum(v < 1 for v in cells.values())
+    return fig, (
+        f"Heatmap: {title}. int8 is faster in {won} and slower in {lost} of {len(cells)} cells; "
+        f"from {worst} to {best}."
+    )
+
+
+def layer_ratios(table: DataFrame) -> tuple[Figure, str]:
+    """Draw by layer how many times int8 is faster than float32: up from 1, or down.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns layer (str), float_ms and int8_ms, in the order of execution.
+
+    Returns
+    -------
+    Figure, str
+        The figure and its alt text.
+    """
+    ratios = (table["float_ms"] / table["int8_ms"]).reset_index(drop=True)
+    layers = table["layer"].reset_index(drop=True)
+    fig, ax = figure(size=(10, 4.2))
+    looks = {
+        "int8 is faster": (ratios >= 1, {"facecolor": INT8}),
+        "int8 is slower": (ratios < 1, {"facecolor": FLOAT, "hatch": "////"}),
+    }
+    for text, (which, look) in looks.items():
+        if which.any():
+            here = ratios[which]
+            ax.bar(here.index, here - 1, bottom=1, label=text, edgecolor="black", **look)
+    ax.axhline(1, color="black", linewidth=1)
+    ax.set_yscale("log")
+    low, high = 0.85 * min(1, ratios.min()), 1.15 * max(1, ratios.max())
+    ax.set_ylim(low, high)
+    _plain_log(ax.yaxis, low, high)
+    ax.set_xlim(-0.7, len(ratios) - 0.3)
+    ax.set_xticks(range(len(ratios)), layers, rotation=60, ha="right", fontsize=8)
+    ax.grid(axis="y", alpha=0.3)
+    ax.set_axisbelow(True)
+    title = "How many times faster each layer is in int8"
+    label(ax, title, "layer, in the order of execution", "float32 time / int8 time (log)")
+    ax.legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    best, worst = ratios.idxmax(), ratios.idxmin()
+    slower = ", ".join(layers[ratios < 1]) or "none"
+    return fig, (
+        f"Bars of float32 time over int8 time for {len(ratios)} layers, logarithmic around 1: most "
+        f"at {layers[best]}, {ratios[best]:.2f}; least at {layers[worst]}, {ratios[worst]:.2f}. "
+        f"Slower in int8: {slower}."
+    )
+
+
+def ceilings(table: DataFrame) -> tuple[Figure, str]:
+    """Draw what each kernel reached: operations on the left, bytes read on the right.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As :func:`utils.ceilings.measure` returns it: kind, kernel, value, unit, problem.
+
+    Returns
+    -------
+    Figure, str
+        The figure and its alt text.
+    """
+    titles = {"GOP/s": "Arithmetic", "GB/s": "Reading memory"}
+    panels = {unit: table[table["unit"] == unit] for unit in titles}
+    panels = {unit: rows for unit, rows in panels.items() if len(rows)}
+    longest = max(len(rows) + rows["kind"].nunique() for rows in panels.values())
+    fig, axes = figure(1, len(panels), size=(10, 0.27 * longest + 1.0), squeeze=False)
+    said = []
+    for ax, (unit, rows) in zip(axes[0], panels.items(), strict=True):
+        names, headings = [], []
+        for kind, group in rows.groupby("kind", sort=False):
+            headings.append(len(names))
+            names.append(kind)
+            best = group["value"].max()
+            for row in group.itertuples():
+                if row.value != row.value:
+                    text = " ".join(row.problem.split())
+                    text = text if len(text) <= 40 else text[:39] + "…"
+                    _beside(ax, 0, len(names), text, fontsize=8, style="italic")
+                else:
+                    look, weight = {"facecolor": GREY, "edgecolor": "black"}, "normal"
+                    if row.value == best:
+                        look = {"facecolor": ACCENT, "edgecolor": "white", "hatch": "///"}
+                        weight = "bold"
+                        said.append(f"{kind} {_short(best)} {unit} ({row.kernel})")
+                    ax.barh(len(names), row.value, 0.74, **look)
+                    text = _short(row.value)
+                    _beside(ax, row.value, len(names), text, fontsize=8, weight=weight)
+                names.append(row.kernel)
+            if best != best:
+                said.append(f"{kind} none")
+        ax.set_yticks(range(len(names)), names, fontsize=9)
+        for row in headings:
+            ax.get_yticklabels()[row].set_weight("bold")
+        ax.tick_params(axis="y", length=0)
+        ax.set_ylim(longest - 0.4, -0.6)
+        ax.set_xlim(0, 1.15 * rows["value"].max() if rows["value"].notna().any() else 1)
+        label(ax, titles[unit], unit)
+    return fig, f"Bars of what each kernel reached; the best of each kind: {'; '.join(said)}."

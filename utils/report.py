@@ -261,12 +261,12 @@ def make(output: Path, *, in_place: bool, only: list[str] | None = None) -> int:
 
 def save_headline_figure(folder: Path) -> None:
     """Draw ``headline.png``, the README's figure, from the results in a folder."""
-    quickstart, quantized = (results.read(folder, name) for name in results.SOURCES)
-    figure, _ = plots.quickstart(
+    quantized, benchmark = (results.read(folder, name) for name in results.SOURCES)
+    figure, _ = plots.headline(
         statistics.Comparison(**quantized["comparison"]),
         quantized["float_bytes"],
         quantized["int8_bytes"],
-        pd.DataFrame(quickstart["latency"]),
+        pd.DataFrame(benchmark["verdicts"]),
     )
     figure.savefig(folder / "headline.png", dpi=plots.DPI, metadata={"Software": None})
 
@@ -275,7 +275,7 @@ def _headline(current: settings.Settings) -> str:
     try:
         summary = results.read(current.results_dir, "summary")
     except results.ResultsError:
-        return "<p>The table of results appears when notebooks 00 and 03 have run.</p>"
+        return "<p>The table of results appears when notebooks 03 and 04 have run.</p>"
     return results.headline(summary).to_html(index=False, border=0)
 
 

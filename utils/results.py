@@ -10,12 +10,13 @@ import pandas as pd
 import torch
 
 from utils.settings import PROJECT, Settings
+from utils.variants import VARIANTS
 
 REFERENCE = PROJECT / "results"
 START, END = "<!-- results: generated, do not edit -->", "<!-- end of results -->"
 
 
-SOURCES = ("00_quickstart", "03_fusion_and_calibration")  # what the summary is made of
+SOURCES = ("03_fusion_and_calibration", "04_cpu_benchmark")  # what the summary is made of
 
 
 class ResultsError(RuntimeError):
@@ -63,10 +64,12 @@ def summarize(path: Path) -> dict:
     dict
         data_source, engine, test_images, float_accuracy, int8_accuracy (fractions),
         float_only_correct, int8_only_correct, mcnemar_p, difference_low, difference_high,
-        float_bytes, int8_bytes, ``latency_ms_{variant}_b{batch}_t{threads}`` (medians),
-        environment.
+        float_bytes, int8_bytes; ``latency_ms_{variant}_b{batch}_t{threads}`` (medians); for each
+        ``b{batch}_t{threads}`` the names fastest_int8 and fastest_float, and the ratios
+        against_eager and against_fastest with ``_low`` and ``_high``; warning (empty if the machine
+        was quiet), environment.
     """
-    quickstart, quantized = (read(path, name) for name in SOURCES)
+    quantized, benchmark = (read(path, name) for name in SOURCES)
     paired = quantized["comparison"]
     summary = {
         "data_source": quantized["environment"]["data_source"],
@@ -83,9 +86,16 @@ def summarize(path: Path) -> dict:
         "int8_bytes": quantized["int8_bytes"],
         "environment": quantized["environment"],
     }
-    timed = pd.DataFrame(quickstart["latency"])
-    for row in timed.itertuples():
+    for row in pd.DataFrame(benchmark["summary"]).itertuples():
         summary[latency_key(row.variant, row.batch, row.threads)] = row.median_ms
+    for row in pd.DataFrame(benchmark["verdicts"]).to_dict(orient="records"):
+        where = f"b{row['batch']}_t{row['threads']}"
+        summary[f"fastest_int8_{where}"] = row["int8"]
+        summary[f"fastest_float_{where}"] = row["fastest_float"]
+        for key in ("against_eager", "against_fastest"):
+            for end in ("", "_low", "_high"):
+                summary[f"{key}{end}_{where}"] = row[key + end]
+    summary["warning"] = benchmark["warning"]
     return summary
 
 
@@ -148,17 +158,29 @@ def headline(summary: dict) -> pd.DataFrame:
         ),
     ]
     for batch in (1, 64):
-        slow = s[latency_key("float_eager", batch, 1)]
-        fast = s[latency_key(f"int8_{s['engine']}", batch, 1)]
-        rows.append(
-            (
-                f"latency, batch {batch}, one thread",
-                f"{slow:.2f} ms",
-                f"{fast:.2f} ms",
-                f"{slow / fast:.1f} times faster than eager float32",
+        where = f"b{batch}_t1"
+        int8 = s[f"fastest_int8_{where}"]
+        fast = s[latency_key(int8, batch, 1)]
+        baselines = {"against_eager": "float_eager", "against_fastest": s[f"fastest_float_{where}"]}
+        for key, baseline in baselines.items():
+            slow = s[latency_key(baseline, batch, 1)]
+            low, high = (s[f"{key}_{end}_{where}"] for end in ("low", "high"))
+            runtime = VARIANTS[baseline].label.removeprefix("float32, ")
+            kind = runtime if key == "against_eager" else f"fastest: {runtime}"
+            rows.append(
+                (
+                    f"latency, batch {batch}, against float32 {kind}",
+                    f"{slow:.2f} ms",
+                    f"{fast:.2f} ms",
+                    f"{faster(s[f'{key}_{where}'])} ({low:.2f} to {high:.2f})",
+                )
             )
-        )
     return pd.DataFrame(rows, columns=["", "float32", "int8", "change"])
+
+
+def faster(ratio: float) -> str:
+    """Say in words what a speed-up is, below 1 as well."""
+    return f"{ratio:.2f} times {'as fast: slower' if ratio < 1 else 'faster'}"
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -169,12 +191,14 @@ def markdown(table: pd.DataFrame) -> str:
 
 def readme_block(summary: dict) -> str:
     """Return what stands between the README's markers."""
-    e = summary["environment"]
+    s, e = summary, summary["environment"]
     sets = ", ".join(e["instruction_sets"]) or "none of the int8 instruction sets"
     return (
         f"{START}\n{markdown(headline(summary))}\n\n"
         f"Measured on {e['date']}: {summary['data_source']}, full profile, {e['cpu']} ({sets}), "
-        f"torch {e['torch']}. Notebook 03 measures accuracy and size, notebook 00 latency.\n{END}"
+        f"torch {e['torch']}. Notebook 03 measures accuracy and size, notebook 04 latency, on one "
+        f"thread: int8 is PyTorch's fastest engine; in brackets the 95 % interval of the ratio."
+        f"{' ' * bool(s['warning'])}{s['warning']}\n{END}"
     )
 
 

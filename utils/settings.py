@@ -84,6 +84,16 @@ class Settings:
         """Interleaved rounds of a latency measurement."""
         return 5 if self.quick else 30
 
+    @property
+    def timing_seconds(self) -> float:
+        """When to stop adding rounds to one setting of batch and threads."""
+        return 1.5 if self.quick else 8.0
+
+    @property
+    def timing_batches(self) -> tuple[int, ...]:
+        """Batch sizes of the CPU benchmark."""
+        return (1, 64) if self.quick else (1, 8, 64, 256)
+
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings from the environment.

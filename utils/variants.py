@@ -144,7 +144,8 @@ def load(name: str, folder: Path, shape: tuple[int, ...], threads: int = 1) -> M
     Returns
     -------
     callable
-        float32 input of ``shape`` to float32 logits.
+        float32 input of ``shape`` to float32 logits. Under ``inference_mode``, but for images made
+        outside of it: ``float_compiled`` is compiled again, and is slower, for any others.
 
     Raises
     ------
@@ -155,24 +156,11 @@ def load(name: str, folder: Path, shape: tuple[int, ...], threads: int = 1) -> M
         raise VariantError(f"variant {name!r} is unknown; there are: {', '.join(VARIANTS)}")
     if name in (absent := missing()):
         raise VariantError(f"{name}: {absent[name]}")
-    path = folder / VARIANTS[name].file
-    if VARIANTS[name].dtype == "int8":
-        return ptq.load_int8(path, name.removeprefix("int8_"))
-    if name == "float_onnxruntime":
-        return _onnxruntime(path, threads)
-    if name == "float_openvino":
-        return _openvino(path, shape, threads)
-    state = torch.load(path, weights_only=True)
-    model = ResNet18(len(state["fc.bias"]), state["conv1.weight"].shape[1]).eval()
-    model.load_state_dict(state)
-    if name == "float_eager":
-        return model
-    model = ptq.fuse(model)
-    if name == "float_channels_last":
-        model = model.to(memory_format=torch.channels_last)
-    if name == "float_compiled":
-        return _compiled(model, shape, threads)
-    return model
+    try:
+        return _build(name, folder / VARIANTS[name].file, shape, threads)
+    except Exception as error:  # every runtime has its own
+        reason = " ".join(str(error).strip().split("\n\n")[0].split())  # advice may follow
+        raise VariantError(f"{name}: {type(error).__name__}: {reason}") from error
 
 
 def replace_convolutions(
@@ -199,13 +187,37 @@ def replace_convolutions(
     inner = {f"{name}.0" for name, module in places.items() if isinstance(module, ConvReLU2d)}
     places = {name: module for name, module in places.items() if name not in inner}
     shapes = {}
-    for name, module in places.items():
+    hooks = [
         module.register_forward_pre_hook(lambda _, x, name=name: shapes.update({name: x[0].shape}))
+        for name, module in places.items()
+    ]
     with torch.inference_mode():
         model(images)
+    for hook in hooks:  # make() may keep the module, and a hook takes time
+        hook.remove()
     for name, module in places.items():
         fused = isinstance(module, ConvReLU2d)
         model.set_submodule(name, make(module[0] if fused else module, shapes[name], fused))
+    return model
+
+
+def _build(name: str, path: Path, shape: tuple[int, ...], threads: int) -> Model:
+    if VARIANTS[name].dtype == "int8":
+        return ptq.load_int8(path, name.removeprefix("int8_"))
+    if name == "float_onnxruntime":
+        return _onnxruntime(path, threads)
+    if name == "float_openvino":
+        return _openvino(path, shape, threads)
+    state = torch.load(path, weights_only=True)
+    model = ResNet18(len(state["fc.bias"]), state["conv1.weight"].shape[1]).eval()
+    model.load_state_dict(state)
+    if name == "float_eager":
+        return model
+    model = ptq.fuse(model)
+    if name == "float_channels_last":
+        model = model.to(memory_format=torch.channels_last)
+    if name == "float_compiled":
+        return _compiled(model, shape, threads)
     return model
 
 
@@ -215,15 +227,15 @@ def _compiled(model: nn.Module, shape: tuple[int, ...], threads: int) -> Model:
     # Earlier graphs of the same code count towards a limit on recompilation.
     torch.compiler.reset()
     compiled = torch.compile(model, dynamic=False)
+    # Made outside of inference mode, as the images to come are: for a tensor of the other kind
+    # torch would compile once more, then without freezing.
+    images = torch.zeros(shape)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)  # is written into the generated code
     try:
         # As an option of torch.compile, freezing would come too late to pack the weights.
         with torch.inference_mode(), inductor.patch(freezing=True):
-            compiled(torch.zeros(shape))
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise VariantError(f"float_compiled: {type(error).__name__}: {reason}") from error
+            compiled(images)
     finally:
         torch.set_num_threads(before)
     return compiled

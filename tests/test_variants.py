@@ -1,0 +1,376 @@
+import copy
+import importlib.util
+import platform
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.ao.nn.intrinsic import ConvReLU2d
+
+from utils import quantization, variants
+from utils.variants import VARIANTS, VariantError
+
+SHAPE = (2, 1, 28, 28)
+READY = [name for name in variants.names() if name != "float_compiled"]
+FLOAT = [name for name in READY if VARIANTS[name].dtype == "float32"]
+INT8 = [name for name in READY if VARIANTS[name].dtype == "int8"]
+
+
+@pytest.fixture(autouse=True)
+def engine_restored():
+    before = torch.backends.quantized.engine
+    yield
+    torch.backends.quantized.engine = before
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, float_model, images):
+    """What export() writes, in a folder that did not exist."""
+    engine = torch.backends.quantized.engine
+    folder = tmp_path_factory.mktemp("variants") / "new" / "folder"
+    variants.export(folder, float_model, images)
+    torch.backends.quantized.engine = engine
+    return folder
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Pretend that packages are not installed."""
+
+    def pretend(*packages):
+        real = importlib.util.find_spec
+        fake = lambda name: None if name in packages else real(name)  # noqa: E731
+        monkeypatch.setattr(variants.importlib.util, "find_spec", fake)
+
+    return pretend
+
+
+@pytest.fixture
+def engines(monkeypatch):
+    """Pretend that torch was built with these engines, for a processor that uses the first."""
+
+    def pretend(*names):
+        fake = SimpleNamespace(quantized=SimpleNamespace(supported_engines=list(names)))
+        monkeypatch.setattr(variants, "torch", SimpleNamespace(backends=fake))
+        monkeypatch.setattr(variants.ptq, "default_engine", lambda: names[0])
+
+    return pretend
+
+
+def logits(model, x):
+    with torch.inference_mode():
+        return model(x)
+
+
+def relative_error(found, expected):
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+def test_names_are_variants_float_first():
+    names = variants.names()
+    assert set(names) == set(VARIANTS) - set(variants.missing())
+    dtypes = [VARIANTS[name].dtype for name in names]
+    assert dtypes == sorted(dtypes)  # "float32" < "int8"
+    assert {"float_eager", "float_fused", "float_channels_last"} <= set(names)
+    assert "int8" in dtypes
+
+
+def test_a_variant_s_name_and_label_begin_with_its_dtype():
+    for name, variant in VARIANTS.items():
+        assert variant.name == name
+        assert variant.dtype in ("float32", "int8")
+        assert name.startswith(variant.dtype.removesuffix("32"))
+        assert variant.label.startswith(variant.dtype)
+
+
+def test_compilers_are_specialized():
+    specialized = {name for name, variant in VARIANTS.items() if variant.specialized}
+    assert specialized == {"float_compiled", "float_onnxruntime", "float_openvino"}
+
+
+def test_missing_runtimes_name_the_file_to_install_from(without):
+    without("onnxruntime", "openvino")
+    absent = variants.missing()
+    for package in ("onnxruntime", "openvino"):
+        reason = f"{package} is not installed: pip install -r requirements-runtimes.txt"
+        assert absent[f"float_{package}"] == reason
+        assert f"float_{package}" not in variants.names()
+    assert "float_eager" not in absent
+
+
+def test_onnx_files_need_onnxscript(without):
+    without("onnxscript")
+    absent = variants.missing()
+    for name in ("float_onnxruntime", "float_openvino"):
+        assert "not installed" in absent[name]
+    assert "float_eager" not in absent
+
+
+def test_without_runtimes_no_onnx_file_is_written(without, float_model, images, tmp_path):
+    without("onnxruntime", "openvino")
+    variants.export(tmp_path, float_model, images[:8])
+    assert {path.name for path in tmp_path.iterdir()} == {"float.pt", "int8.pt"}
+
+
+def test_an_arm_processor_has_qnnpack_only(engines):
+    engines("qnnpack", "fbgemm", "x86", "onednn")
+    absent = variants.missing()
+    for engine in ("fbgemm", "x86", "onednn"):
+        assert absent[f"int8_{engine}"] == "no engine for this processor, which uses qnnpack"
+    assert "int8_qnnpack" not in absent
+
+
+def test_an_x86_processor_has_the_engines_of_this_build(engines):
+    engines("fbgemm", "x86", "qnnpack")
+    absent = variants.missing()
+    assert absent["int8_onednn"] == "this build of torch has no engine onednn"
+    assert absent["int8_qnnpack"] == "no engine for this processor, which uses fbgemm"
+    assert not {"int8_fbgemm", "int8_x86"} & set(absent)
+
+
+def test_an_unknown_variant_is_answered_with_the_known_ones(tmp_path):
+    with pytest.raises(VariantError, match=r"variant 'abacus' is unknown; .*float_eager.*int8_x86"):
+        variants.load("abacus", tmp_path, SHAPE)
+
+
+def test_an_unavailable_variant_says_why(without, tmp_path):
+    without("openvino")
+    with pytest.raises(VariantError, match="float_openvino: openvino is not installed: pip"):
+        variants.load("float_openvino", tmp_path, SHAPE)
+
+
+@pytest.mark.parametrize("name", READY)
+def test_a_variant_that_cannot_be_built_says_why(name, tmp_path):
+    """Whatever exception its runtime raises."""
+    (tmp_path / "float.pt").write_bytes(b"damaged")
+    (tmp_path / "int8.pt").write_bytes(b"damaged")
+    with pytest.raises(VariantError, match=rf"^{name}: \w+: .*\w") as caught:
+        variants.load(name, tmp_path, SHAPE)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_failure_without_words_is_named(monkeypatch, tmp_path):
+    def fail(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(variants, "_build", fail)
+    with pytest.raises(VariantError, match=r"^float_eager: AssertionError: $"):
+        variants.load("float_eager", tmp_path, SHAPE)
+
+
+@pytest.mark.parametrize("name", FLOAT)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_float_variants_agree_with_the_model(folder, float_model, images, name, threads):
+    before = torch.get_num_threads()
+    model = variants.load(name, folder, SHAPE, threads)
+    assert torch.get_num_threads() == before
+    expected = logits(float_model, images[:2])
+    found = logits(model, images[:2])
+    assert found.dtype == torch.float32
+    assert relative_error(found, expected) < 1e-4
+    assert relative_error(logits(model, images[2:4]), expected) > 1e-2  # it does look at its input
+
+
+def test_int8_variants_agree_with_the_int8_model_bit_for_bit(folder, int8_model, images):
+    before = torch.get_num_threads()
+    default = torch.backends.quantized.engine
+    expected = logits(int8_model, images[:2])
+    for name in INT8:
+        model = variants.load(name, folder, SHAPE)
+        engine = name.removeprefix("int8_")
+        assert torch.backends.quantized.engine == engine
+        found = logits(model, images[:2])
+        assert torch.equal(
+            found, logits(quantization.load_int8(folder / "int8.pt", engine), images[:2])
+        )
+        if name in ("int8_fbgemm", "int8_x86", f"int8_{default}"):
+            assert torch.equal(found, expected)
+        assert relative_error(found, expected) < 0.05
+    assert torch.get_num_threads() == before
+
+
+def test_int8_stands_in_its_own_file(folder):
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    assert sizes["int8.pt"] < 0.3 * sizes["float.pt"]
+
+
+def test_the_layout_is_channels_last_where_the_name_says_so(folder):
+    for name, expected in {"float_fused": False, "float_channels_last": True}.items():
+        weight = variants.load(name, folder, SHAPE).layer1[0].conv2.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) is expected
+
+
+def test_fused_variants_have_no_batch_norm(folder):
+    for name, expected in {"float_eager": 20, "float_fused": 0, "float_channels_last": 0}.items():
+        modules = variants.load(name, folder, SHAPE).modules()
+        assert sum(isinstance(module, nn.BatchNorm2d) for module in modules) == expected
+
+
+@pytest.mark.parametrize("name", [name for name in FLOAT if VARIANTS[name].file == "float.onnx"])
+def test_the_onnx_file_takes_any_batch_and_size(folder, float_model, name):
+    x = torch.randn(3, 1, 40, 36, generator=torch.Generator().manual_seed(0))
+    found = logits(variants.load(name, folder, tuple(x.shape)), x)
+    assert relative_error(found, logits(float_model, x)) < 1e-4
+
+
+@pytest.mark.skipif("float_onnxruntime" not in FLOAT, reason="not on this machine")
+def test_onnx_runtime_gets_the_threads(folder, monkeypatch):
+    import onnxruntime
+
+    seen = []
+    real = onnxruntime.InferenceSession
+    spy = lambda path, options, **kw: seen.append(options) or real(path, options, **kw)  # noqa: E731
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    variants.load("float_onnxruntime", folder, SHAPE, 2)
+    assert [(o.intra_op_num_threads, o.inter_op_num_threads) for o in seen] == [(2, 1)]
+
+
+@pytest.mark.skipif("float_openvino" not in FLOAT, reason="not on this machine")
+def test_openvino_gets_the_threads_and_stays_in_float32(folder, monkeypatch):
+    import openvino
+
+    seen = []
+    real = openvino.Core.compile_model
+
+    def spy(core, model, device, settings):
+        seen.append((list(model.inputs[0].shape), device, settings))
+        return real(core, model, device, settings)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", spy)
+    variants.load("float_openvino", folder, SHAPE, 2)
+    [(shape, device, settings)] = seen
+    assert (shape, device) == (list(SHAPE), "CPU")
+    assert settings["INFERENCE_NUM_THREADS"] == 2
+    assert settings["INFERENCE_PRECISION_HINT"] == "f32"
+
+
+@pytest.fixture
+def compiled(folder):
+    try:
+        return variants.load("float_compiled", folder, SHAPE, 1)
+    except VariantError as error:
+        if "compiler" not in str(error):
+            raise
+        pytest.skip(f"no compiler: {error}")
+
+
+def test_the_compiled_variant_is_frozen_and_compiled_once(compiled, float_model, images):
+    """What is timed is what was built: nothing is compiled later, without freezing."""
+    from torch._dynamo.utils import counters
+
+    assert torch.get_num_threads() == 1
+    x, before = images[:2].clone(), counters["stats"]["unique_graphs"]
+    found = logits(compiled, x)
+    assert relative_error(found, logits(float_model, x)) < 1e-4
+    assert counters["stats"]["unique_graphs"] == before
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        with torch.no_grad():
+            compiled.layer1[0].conv2.weight.zero_()  # which a frozen model has packed elsewhere
+        assert torch.equal(logits(compiled, x), found)
+
+
+def test_a_failure_to_compile_is_a_variant_error(folder, monkeypatch):
+    def fail(model, **_):
+        def call(x):
+            assert torch.get_num_threads() == 2
+            raise RuntimeError("no compiler\nfound\n\nsome advice")
+
+        return call
+
+    monkeypatch.setattr(variants.torch, "compile", fail)
+    with pytest.raises(VariantError, match=r"^float_compiled: RuntimeError: no compiler found$"):
+        variants.load("float_compiled", folder, SHAPE, 2)
+    assert torch.get_num_threads() == 1
+
+
+@pytest.fixture(scope="module")
+def fused(float_model):
+    return quantization.fuse(float_model)
+
+
+def keep(conv, shape, has_relu):
+    return nn.Sequential(conv, nn.ReLU()) if has_relu else nn.Sequential(conv)
+
+
+def test_every_convolution_can_be_replaced(float_model, fused, images):
+    for model, relus in ((float_model, 0), (fused, 9)):
+        made = []
+
+        def make(conv, shape, has_relu, made=made):
+            assert type(conv) is nn.Conv2d
+            made.append((keep(conv, shape, has_relu), has_relu))
+            return made[-1][0]
+
+        replaced = variants.replace_convolutions(model, make, images[:3])
+        assert len(made) == 20
+        assert sum(has_relu for _, has_relu in made) == relus
+        assert {id(module) for module, _ in made} <= {id(module) for module in replaced.modules()}
+        assert len(convs(replaced)) == 20
+        assert not any(isinstance(module, ConvReLU2d) for module in replaced.modules())
+        torch.testing.assert_close(logits(replaced, images[:3]), logits(model, images[:3]))
+
+
+def convs(model):
+    return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+
+
+def test_the_stem_and_the_first_of_each_block_have_a_relu_when_fused(fused, images):
+    def mark(conv, shape, has_relu):
+        made = keep(conv, shape, has_relu)
+        made.has_relu = has_relu
+        return made
+
+    replaced = variants.replace_convolutions(fused, mark, images[:2])
+    flags = {n: m.has_relu for n, m in replaced.named_modules() if hasattr(m, "has_relu")}
+    blocks = [f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]
+    downsampled = [f"layer{stage}.0.downsample.0" for stage in (2, 3, 4)]
+    expected = {"conv1": True}
+    expected |= {f"{block}.conv1": True for block in blocks}
+    expected |= {f"{block}.conv2": False for block in blocks} | dict.fromkeys(downsampled, False)
+    assert flags == expected
+
+
+def test_the_shapes_are_those_of_the_inputs(float_model, fused, images):
+    for model in (float_model, fused):
+        shapes = []
+        hooks = [
+            module.register_forward_hook(
+                lambda conv, x, _, shapes=shapes: shapes.append((id(conv.weight), x[0].shape))
+            )
+            for module in convs(model)
+        ]
+        logits(model, images[:3])
+        for hook in hooks:
+            hook.remove()
+        given = []
+        variants.replace_convolutions(
+            model,
+            lambda conv, shape, _, given=given: given.append(shape) or nn.Conv2d(1, 1, 1),
+            images[:3],
+        )
+        order = [id(module.weight) for module in convs(model)]
+        assert given == [shape for _, shape in sorted(shapes, key=lambda s: order.index(s[0]))]
+
+
+def test_replacing_leaves_the_original_alone(fused, images):
+    before, expected = copy.deepcopy(fused.state_dict()), logits(fused, images[:2])
+
+    def zero(conv, shape, has_relu):
+        with torch.no_grad():
+            conv.weight.zero_()
+        return keep(conv, shape, has_relu)
+
+    replaced = variants.replace_convolutions(fused, zero, images[:2])
+    assert not torch.equal(logits(replaced, images[:2]), expected)
+    assert torch.equal(logits(fused, images[:2]), expected)
+    after = fused.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert not any(module._forward_pre_hooks for module in fused.modules())
+
+
+def test_no_hook_is_left_to_be_timed(float_model, fused, images):
+    for model in (float_model, fused):
+        replaced = variants.replace_convolutions(model, keep, images[:2])
+        assert not any(module._forward_pre_hooks for module in replaced.modules())
