@@ -75,6 +75,15 @@ def test_a_call_that_never_lets_go_is_ended_at_the_limit():
     assert last.value == 2
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_a_call_that_ignores_a_request_to_end_is_ended():
+    ignore = "__import__('signal').signal(15, 1)", "__import__('time').sleep(30)"
+    start = time.monotonic()
+    outcomes = isolation.call_each(eval, [(text,) for text in ignore], seconds=0.5)
+    assert problems(outcomes) == [None, "not done after 0.5 s"]
+    assert time.monotonic() - start < 15
+
+
 def test_a_child_that_is_fast_enough_is_not_ended():
     assert problems(isolation.call_each(time.sleep, [(0.3,), (0.3,)], seconds=2)) == [None, None]
 

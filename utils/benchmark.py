@@ -90,12 +90,13 @@ def latency(
             checked = verify(models, inputs, reference)
             if not checked["ok"].all():
                 raise BenchmarkError("; ".join(checked.loc[~checked["ok"], "problem"]))
-        calls = {name: _warm_up(model, inputs) for name, model in models.items()}
+        seconds_of = {name: _warm_up(model, inputs) for name, model in models.items()}
         start = timer()
         for number in tqdm(range(rounds), desc="timing", unit="round", leave=False):
             for name, model in models.items():
-                model(inputs)  # the others have emptied the caches
-                for call in range(calls[name]):
+                if seconds_of[name] < 5 * SAMPLE_SECONDS:  # else it hardly matters
+                    model(inputs)  # the others have emptied the caches
+                for call in range(max(1, round(SAMPLE_SECONDS / seconds_of[name]))):
                     before = timer()
                     model(inputs)
                     ms = (timer() - before) * 1e3
@@ -598,8 +599,8 @@ def _steady(threads: int) -> Iterator[None]:
             gc.enable()
 
 
-def _warm_up(model: Model, inputs: Tensor) -> int:
-    """Call until it gets no faster; return how many calls fit in a turn."""
+def _warm_up(model: Model, inputs: Tensor) -> float:
+    """Call until it gets no faster; return the seconds of a call then."""
     best, end = float("inf"), timer() + WARMUP_SECONDS
     while True:
         took = []
@@ -608,7 +609,7 @@ def _warm_up(model: Model, inputs: Tensor) -> int:
             model(inputs)
             took.append(timer() - before)
         if min(took) > 0.97 * best or timer() > end:
-            return max(1, round(SAMPLE_SECONDS / min(best, *took)))
+            return min(best, *took)
         best = min(took)
 
 

@@ -87,7 +87,7 @@ class Settings:
     @property
     def timing_seconds(self) -> float:
         """When to stop adding rounds to one setting of batch and threads."""
-        return 1.5 if self.quick else 8.0
+        return 1.5 if self.quick else 5.0
 
     @property
     def timing_batches(self) -> tuple[int, ...]:

@@ -203,7 +203,11 @@ def replace_convolutions(
 
 def _build(name: str, path: Path, shape: tuple[int, ...], threads: int) -> Model:
     if VARIANTS[name].dtype == "int8":
-        return ptq.load_int8(path, name.removeprefix("int8_"))
+        before = torch.backends.quantized.engine  # what is packed keeps its own
+        try:
+            return ptq.load_int8(path, name.removeprefix("int8_"))
+        finally:
+            torch.backends.quantized.engine = before
     if name == "float_onnxruntime":
         return _onnxruntime(path, threads)
     if name == "float_openvino":
