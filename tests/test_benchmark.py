@@ -375,8 +375,10 @@ def test_the_interval_of_the_baseline_is_a_point(samples):
         assert own[column].tolist() == [1, 1]
 
 
-def test_the_same_samples_give_the_same_interval(samples):
-    first, second = (benchmark.summarize(samples, "slow") for _ in range(2))
+def test_the_same_samples_give_the_same_interval():
+    ms = np.random.default_rng(0).lognormal(size=(2, 30, 1))
+    samples = every_call(a=ms[0], b=ms[1])
+    first, second = (benchmark.summarize(samples, "a") for _ in range(2))
     assert first.equals(second)
 
 
@@ -497,6 +499,12 @@ def test_sweep_times_every_pair(fakes, tmp_path):
 def test_sweep_hands_the_limit_on(fakes, tmp_path):
     found = benchmark.sweep(["float_eager"], tmp_path, IMAGES, (1,), (1,), rounds=20, seconds=0)
     assert found.samples["round"].nunique() == 5
+
+
+def test_sweep_verifies_and_times_with_the_asked_threads(fakes, tmp_path):
+    benchmark.sweep(["float_eager", "int8_x86"], tmp_path, IMAGES, (1,), (2,), rounds=2)
+    assert {threads for *_, threads in fakes.runs} == {2}
+    assert torch.get_num_threads() == 1
 
 
 def test_sweep_builds_as_often_as_needed(fakes, tmp_path):
