@@ -27,6 +27,7 @@ EXPECTED = (
     "01_architecture",
     "02_gpu_training",
     "03_fusion_and_calibration",
+    "04_cpu_benchmark",
     "09_report",
 )
 
