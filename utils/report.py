@@ -273,10 +273,10 @@ def save_headline_figure(folder: Path) -> None:
 
 def _headline(current: settings.Settings) -> str:
     try:
-        summary = results.read(current.results_dir, "summary")
-    except results.ResultsError:
+        table = results.headline(results.read(current.results_dir, "summary"))
+    except (results.ResultsError, KeyError):  # there is none, or one of an older layout
         return "<p>The table of results appears when notebooks 03 and 04 have run.</p>"
-    return results.headline(summary).to_html(index=False, border=0)
+    return table.to_html(index=False, border=0)
 
 
 def main() -> int:
