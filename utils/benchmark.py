@@ -28,6 +28,7 @@ from tqdm import tqdm
 from utils import data, environment, isolation, results, settings, training, variants
 
 SAMPLE_SECONDS = 0.02  # a variant's turn is as many calls as fit in this time
+LONG_SECONDS = 0.1  # for such a call it hardly matters that the caches are not its own yet
 WARMUP_SECONDS = 2.0  # at most, until calls stop becoming faster
 FEWEST_ROUNDS = 5
 BUSY = 0.25  # a wider spread of the rounds, relative to their median, is not the model's own
@@ -94,7 +95,7 @@ def latency(
         start = timer()
         for number in tqdm(range(rounds), desc="timing", unit="round", leave=False):
             for name, model in models.items():
-                if seconds_of[name] < 5 * SAMPLE_SECONDS:  # else it hardly matters
+                if seconds_of[name] < LONG_SECONDS:
                     model(inputs)  # the others have emptied the caches
                 for call in range(max(1, round(SAMPLE_SECONDS / seconds_of[name]))):
                     before = timer()
