@@ -290,19 +290,30 @@ def sqnr(reference: Tensor, approximation: Tensor) -> float:
     return (10 * torch.log10(reference.square().sum() / noise)).item()
 
 
-def layer_outputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Run images through a fused or int8 model and return what every layer put out, in float32.
+def layer_outputs(model: nn.Module, images: Tensor, *, integers: bool = False) -> dict[str, Tensor]:
+    """Run images through a fused or int8 model and return what every layer put out.
+
+    Parameters
+    ----------
+    model : nn.Module
+    images : Tensor
+        float32, normalized, shape (N, channels, H, W).
+    integers : bool
+        Return int8 outputs as they are, and those of the pooling layers too.
 
     Returns
     -------
     dict of str to Tensor
-        By layer name, in the order of execution; int8 outputs dequantized, ``S (q - Z)``.
+        By layer name, in the order of execution; int8 outputs dequantized, ``S (q - Z)``, unless
+        ``integers``.
     """
     outputs: dict[str, Tensor] = {}
+    layers = (*LAYERS, nn.MaxPool2d, nn.AdaptiveAvgPool2d) if integers else LAYERS
 
     def keep(name: str):
         def hook(_module, _inputs, output: Tensor) -> None:
-            outputs[name] = output.dequantize() if output.is_quantized else output.clone()
+            coded = output.is_quantized and not integers
+            outputs[name] = output.dequantize() if coded else output.clone()
 
         return hook
 
@@ -311,7 +322,7 @@ def layer_outputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         if isinstance(module, nnq.FloatFunctional | nnq.QFunctional):
             # Called by method, not by forward: the hook goes on the identity it ends in.
             hooks.append(module.activation_post_process.register_forward_hook(keep(name)))
-        elif isinstance(module, LAYERS) and not _inside_fused(model, name):
+        elif isinstance(module, layers) and not _inside_fused(model, name):
             hooks.append(module.register_forward_hook(keep(name)))
     try:
         with torch.inference_mode():

@@ -1,0 +1,398 @@
+"""The integer network against PyTorch's kernels, bit for bit, and what breaks the equality."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.ao.quantization as tq
+
+from utils import integer
+from utils import quantization as ptq
+from utils.integer import FBGEMM, FIXED_POINT, Arithmetic, IntegerResNet18, Layer, Quantized
+from utils.models import ResNet18
+
+pytestmark = pytest.mark.skipif(
+    "fbgemm" not in torch.backends.quantized.supported_engines, reason="needs fbgemm (x86)"
+)
+
+
+@pytest.fixture(scope="module")
+def test_digits(digits):
+    return digits.normalizer()(digits.test_images)
+
+
+@pytest.fixture(scope="module")
+def network(int8_model):
+    return IntegerResNet18.from_quantized(int8_model)
+
+
+@pytest.fixture(scope="module")
+def kernel(int8_model):
+    return partial(integer.kernel_activations, int8_model)
+
+
+def codes(generator, *shape):
+    return generator.integers(0, 256, shape, dtype=np.uint8)
+
+
+def as_torch(x: Quantized) -> torch.Tensor:
+    """Channels first, channels-last in memory, as the kernels get it."""
+    q = torch.from_numpy(x.q.transpose(0, 3, 1, 2) if x.q.ndim == 4 else x.q)
+    return torch._make_per_tensor_quantized_tensor(q, float(x.scale), x.zero_point)
+
+
+def random_layer(generator, outputs=8, inputs=6, size=3, *, relu=False, **where) -> Layer:
+    return Layer(
+        weight=generator.integers(-128, 128, (outputs, size, size, inputs), dtype=np.int8),
+        weight_scale=generator.uniform(0.001, 0.01, outputs).astype(np.float32),
+        bias=generator.normal(size=outputs).astype(np.float32),
+        scale=np.float32(0.13),
+        zero_point=61,
+        relu=relu,
+        **where,
+    )
+
+
+def torch_layer(layer: Layer, x: Quantized) -> np.ndarray:
+    """The same layer by torch.ops.quantized, channels last."""
+    scales = torch.from_numpy(layer.weight_scale).double()
+    zeros = torch.zeros(len(scales), dtype=torch.long)
+    weight = layer.weight.transpose(0, 3, 1, 2) if x.q.ndim == 4 else layer.weight[:, 0, 0]
+    weight = torch._make_per_channel_quantized_tensor(
+        torch.from_numpy(np.ascontiguousarray(weight)), scales, zeros, 0
+    )
+    bias = torch.from_numpy(layer.bias)
+    name = ("conv2d" if x.q.ndim == 4 else "linear") + ("_relu" if layer.relu else "")
+    ops, out = torch.ops.quantized, (float(layer.scale), layer.zero_point)
+    if x.q.ndim == 2:
+        packed = ops.linear_prepack(weight, bias)
+        return getattr(ops, name)(as_torch(x), packed, *out).int_repr().numpy()
+    where = [layer.stride] * 2, [layer.padding] * 2, [1, 1], 1
+    packed = ops.conv2d_prepack(weight, bias, *where)
+    return getattr(ops, name)(as_torch(x), packed, *out).int_repr().permute(0, 2, 3, 1).numpy()
+
+
+# Numbers worked out by hand.
+
+
+def test_a_layer_by_hand():
+    """(20 - 10) 50 - (30 - 10) 10 = 300; M = 0.1 x 0.02 / 0.05 = 0.04; 4 + 12 = 16."""
+    layer = Layer(
+        weight=np.array([[[[50, -10]]]], dtype=np.int8),
+        weight_scale=np.array([0.02], dtype=np.float32),
+        bias=np.zeros(1, np.float32),
+        scale=np.float32(0.05),
+        zero_point=4,
+    )
+    x = Quantized(np.array([[20, 30]], dtype=np.uint8), np.float32(0.1), 10)
+    assert layer.accumulate(x).tolist() == [[300]]
+    assert layer(x).q.tolist() == [[16]]
+    assert layer(x).dequantize().item() == pytest.approx(0.6)
+
+
+def test_rounding_rules():
+    halves = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 0.4, -0.6], dtype=np.float32)
+    assert integer.round_to(halves, "half even").tolist() == [0, 2, 2, 0, -2, 0, -1]
+    assert integer.round_to(halves, "half away").tolist() == [1, 2, 3, -1, -2, 0, -1]
+
+
+def test_a_patch_is_ordered_by_row_column_and_channel():
+    q = np.arange(2 * 2 * 2, dtype=np.uint8).reshape(1, 2, 2, 2)
+    rows = integer.patches(q, (2, 2), stride=1, padding=0, fill=9)
+    assert rows.tolist() == [[[list(range(8))]]]
+    padded = integer.patches(q, (2, 2), stride=2, padding=1, fill=9)
+    assert padded.shape == (1, 2, 2, 8)
+    assert padded[0, 0, 0].tolist() == [9, 9, 9, 9, 9, 9, 0, 1]
+
+
+def test_the_product_is_exact_at_its_largest():
+    rows = np.full((1, 4608), 255, dtype=np.uint8)
+    weight = np.full((1, 4608), -128, dtype=np.int8)
+    assert integer.integer_product(rows, weight).item() == -255 * 128 * 4608
+
+
+@pytest.mark.parametrize(
+    ("multiplier", "m0", "shift"),
+    [
+        (0.5, 2**30, 0),
+        (0.25, 2**30, -1),
+        (0.75, 3 * 2**29, 0),
+        (1.0, 2**30, 1),
+        (3.0, 3 * 2**29, 2),
+    ],
+)
+def test_fixed_point_by_hand(multiplier, m0, shift):
+    found = integer.fixed_point(np.array([multiplier]))
+    assert [int(part[0]) for part in found] == [m0, shift]
+
+
+def test_fixed_point_just_below_a_power_of_two_carries():
+    m0, shift = integer.fixed_point(np.array([np.nextafter(1.0, 0)]))
+    assert (int(m0[0]), int(shift[0])) == (2**30, 1)
+
+
+@pytest.mark.parametrize("bad", [0.0, -0.1, np.inf, np.nan])
+def test_fixed_point_refuses_what_is_no_multiplier(bad):
+    with pytest.raises(ValueError, match="positive"):
+        integer.fixed_point(np.array([bad]))
+
+
+def test_multiply_rounds_the_shift_away_from_zero():
+    half = integer.fixed_point(np.array(0.25))  # M0 = 2**30 halves, then a shift by one
+    total = np.array([4, 2, -2, 6, -6, 1, -4], dtype=np.int32)
+    assert integer.multiply(total, *half).tolist() == [1, 1, -1, 2, -2, 1, -1]
+
+
+def test_multiply_is_the_product_to_one_unit(rng):
+    total = rng.integers(-(2**24), 2**24, 10_000).astype(np.int32)
+    multiplier = rng.uniform(1e-5, 2, 10_000)
+    real = total * multiplier
+    assert np.abs(integer.multiply(total, *integer.fixed_point(multiplier)) - real).max() <= 1
+
+
+# Every operator against PyTorch's.
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def fbgemm():
+    ptq.set_engine("fbgemm")
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["plain", "relu"])
+@pytest.mark.parametrize(
+    "where", [{"padding": 1}, {"padding": 1, "stride": 2}, {"padding": 0}, {"padding": 2}]
+)
+def test_convolution_equals_the_kernel(rng, where, relu):
+    layer = random_layer(rng, relu=relu, **where)
+    # Seven bits, so that kernels without VNNI do not saturate.
+    x = Quantized(codes(rng, 3, 7, 7, 6) // 2, np.float32(0.02), 37)
+    assert np.array_equal(layer(x).q, torch_layer(layer, x))
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["plain", "relu"])
+def test_linear_equals_the_kernel(rng, relu):
+    layer = random_layer(rng, outputs=10, inputs=33, size=1, relu=relu)
+    x = Quantized(codes(rng, 50, 33) // 2, np.float32(0.02), 37)
+    assert np.array_equal(layer(x).q, torch_layer(layer, x))
+
+
+def test_quantize_equals_torch(rng):
+    r = rng.normal(0, 3, (64, 32)).astype(np.float32)
+    theirs = torch.quantize_per_tensor(torch.from_numpy(r), 0.017, 93, torch.quint8)
+    ours = integer.quantize(r, np.float32(0.017), 93)
+    assert np.array_equal(ours.q, theirs.int_repr().numpy())
+    assert np.array_equal(ours.dequantize(), theirs.dequantize().numpy())
+
+
+def test_add_relu_equals_torch_for_every_pair_of_codes(rng):
+    grid = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    for _ in range(4):
+        scales = rng.uniform(0.005, 0.2, 3).astype(np.float32)
+        zeros = rng.integers(0, 256, 3)
+        a, b = (
+            Quantized(q, s, int(z)) for q, s, z in zip(grid, scales[:2], zeros[:2], strict=True)
+        )
+        ours = integer.add_relu(a, b, scales[2], int(zeros[2]))
+        out = float(scales[2]), int(zeros[2])
+        theirs = torch.ops.quantized.add_relu(as_torch(a), as_torch(b), *out)
+        assert np.array_equal(ours.q, theirs.int_repr().numpy())
+
+
+def test_pooling_equals_torch(rng):
+    x = Quantized(codes(rng, 2, 7, 7, 64), np.float32(0.05), 11)
+    theirs = torch.nn.functional.max_pool2d(as_torch(x), 3, 2, 1)
+    assert np.array_equal(
+        integer.max_pool(x, 3, 2, 1).q, theirs.int_repr().permute(0, 2, 3, 1).numpy()
+    )
+    theirs = torch.nn.functional.adaptive_avg_pool2d(as_torch(x), 1).flatten(1)
+    assert np.array_equal(integer.global_average_pool(x).q, theirs.int_repr().numpy())
+
+
+# The whole network.
+
+
+def test_every_layer_of_every_test_digit_equals_fbgemm(network, kernel, test_digits):
+    found = integer.compare(network.activations, kernel, test_digits)
+    assert found.different == 0, found.layers[found.layers["different"] > 0]
+    assert found.predictions_changed == 0
+    assert len(found.layers) == 32  # 21 with weights, 8 additions, 2 pools, and the input
+    assert found.activations > 40_000_000
+
+
+def test_logits_equal_torchs(network, int8_model, test_digits):
+    few = test_digits[:600]  # more than one batch
+    with torch.inference_mode():
+        assert np.array_equal(network.logits(few), int8_model(few).numpy())
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_larger_images_of_three_channels_equal_fbgemm_too(size):
+    """With maps of more than one pixel at the end, the average pool has work to do."""
+    torch.manual_seed(3)
+    images = torch.randn(8, 3, size, size)
+    model = ResNet18(7, 3)
+    with torch.no_grad():
+        model(images)
+    int8 = ptq.quantize(model.eval(), images)
+    network = IntegerResNet18.from_quantized(int8)
+    found = integer.compare(network.activations, partial(integer.kernel_activations, int8), images)
+    assert found.different == 0, found.layers[found.layers["different"] > 0]
+
+
+def test_per_tensor_weights_are_read_too(float_model, images):
+    qconfig = tq.QConfig(
+        activation=tq.HistogramObserver.with_args(reduce_range=True),
+        weight=tq.default_weight_observer,
+    )
+    int8 = ptq.quantize(float_model, images, qconfig=qconfig)
+    found = integer.compare(
+        IntegerResNet18.from_quantized(int8).activations,
+        partial(integer.kernel_activations, int8),
+        images[:16],
+    )
+    assert found.different == 0
+
+
+@pytest.mark.parametrize(
+    "arithmetic",
+    [
+        Arithmetic(rounding="half away"),
+        Arithmetic(padding="zero"),
+        Arithmetic(bias="int32"),
+        FIXED_POINT,
+    ],
+    ids=["half away from zero", "padding with 0", "int32 bias", "fixed point"],
+)
+def test_every_ingredient_matters(network, kernel, test_digits, arithmetic):
+    broken = partial(network.activations, arithmetic=arithmetic)
+    found = integer.compare(broken, kernel, test_digits[:250])
+    assert 0 < found.different < found.activations
+
+
+def test_what_fixed_point_adds_in_one_layer_is_small(network, kernel, test_digits):
+    def fixed(images):
+        return network.activations(images, FIXED_POINT, follow=kernel(images))
+
+    found = integer.compare(fixed, kernel, test_digits[:250])
+    assert found.layers["largest"].max() == 1
+    assert 0 < found.different < 0.005 * found.activations
+
+
+def test_following_hands_no_difference_down(network, kernel, test_digits):
+    """With the first layer alone broken, only what follows its own output goes on to differ."""
+    first, *rest = network.layers
+    layer = network.layers[first]
+    broken = replace(layer, bias=layer.bias + 10 * layer.scale)
+    other = replace(network, layers=network.layers | {first: broken})
+    images = test_digits[:20]
+    alone = integer.compare(
+        lambda x: other.activations(x, follow=kernel(x)), kernel, images
+    ).layers.set_index("layer")["different"]
+    assert alone[first] > 0
+    assert alone.drop(first).sum() == 0
+    through = integer.compare(other.activations, kernel, images).layers.set_index("layer")
+    assert through.loc[rest, "different"].sum() > 0
+
+
+# Saturation.
+
+
+def test_saturation_of_one_pair():
+    rows = np.array([[211, 171, 5]], dtype=np.uint8)
+    weight = np.array([[71, 107, 1], [-71, -107, 1], [71, -107, 1]], dtype=np.int8)
+    lost = 211 * 71 + 171 * 107 - 32767
+    assert integer.saturation_loss(rows, weight).tolist() == [[lost, -(lost - 1), 0]]
+
+
+def test_saturation_loss_equals_a_loop_over_pairs(rng):
+    rows, weight = codes(rng, 20, 41), rng.integers(-128, 128, (7, 41), dtype=np.int8)
+    products = rows[:, None, :].astype(int) * weight
+    pairs = products[..., :40].reshape(20, 7, 20, 2).sum(-1)
+    expected = products.sum(-1) - np.clip(pairs, -32768, 32767).sum(-1) - products[..., 40]
+    assert (expected != 0).any()
+    assert np.array_equal(integer.saturation_loss(rows, weight), expected)
+
+
+def test_seven_bits_never_saturate(network, test_digits):
+    pairs = partial(network.activations, arithmetic=Arithmetic(accumulator="int16 pairs"))
+    assert integer.compare(network.activations, pairs, test_digits[:100]).different == 0
+
+
+def test_eight_bits_can_saturate(rng):
+    layer = random_layer(rng, padding=1)
+    x = Quantized(codes(rng, 2, 7, 7, 6), np.float32(0.02), 0)
+    assert not np.array_equal(
+        layer.accumulate(x), layer.accumulate(x, Arithmetic(accumulator="int16 pairs"))
+    )
+
+
+# What is refused, and what is watched.
+
+
+def test_watch_sees_every_accumulator(network, test_digits):
+    seen = {}
+    network.activations(test_digits[:2], watch=seen.__setitem__)
+    assert list(seen) == [n for n in network.activations(test_digits[:2]) if n in network.layers]
+    assert all(total.dtype == np.int32 for total in seen.values())
+
+
+@pytest.mark.parametrize("field", list(integer.CHOICES))
+def test_unknown_arithmetic_is_refused(field):
+    with pytest.raises(ValueError, match=f"{field}='nonsense' is unknown; known: "):
+        Arithmetic(**{field: "nonsense"})
+
+
+def test_fixed_point_with_a_fractional_bias_is_refused():
+    with pytest.raises(ValueError, match="bias='int32'"):
+        Arithmetic(multiplier="fixed point")
+
+
+def test_a_float_model_is_refused(float_model):
+    with pytest.raises(ValueError, match="convert"):
+        IntegerResNet18.from_quantized(float_model)
+
+
+def test_affine_weights_are_refused(float_model, images):
+    qconfig = tq.QConfig(
+        activation=tq.HistogramObserver.with_args(reduce_range=True),
+        weight=tq.MinMaxObserver.with_args(dtype=torch.qint8, qscheme=torch.per_tensor_affine),
+    )
+    with pytest.raises(ValueError, match="zero points must be 0"):
+        IntegerResNet18.from_quantized(ptq.quantize(float_model, images, qconfig=qconfig))
+
+
+def test_wrong_channels_and_shapes_are_refused(rng):
+    layer, x = random_layer(rng), Quantized(codes(rng, 1, 4, 4, 5), np.float32(1), 0)
+    with pytest.raises(ValueError, match="takes 6 channels, the input has 5"):
+        layer.accumulate(x)
+    with pytest.raises(ValueError, match="shapes differ"):
+        integer.add_relu(x, Quantized(x.q[:, :2], x.scale, 0), np.float32(1), 0)
+
+
+def test_compare_refuses_other_layers(network, test_digits):
+    def without_fc(images):
+        return {k: v for k, v in network.activations(images).items() if k != "fc"}
+
+    with pytest.raises(ValueError, match="fc"):
+        integer.compare(network.activations, without_fc, test_digits[:2])
+
+
+def test_compare_counts_differences_and_predictions(network, test_digits):
+    def other(images):
+        out = network.activations(images)
+        q = out["fc"].q.copy()
+        q[0] = np.roll(q[0], 1)
+        return out | {"fc": Quantized(q, out["fc"].scale, out["fc"].zero_point)}
+
+    found = integer.compare(network.activations, other, test_digits[:3])
+    assert found.predictions_changed == 1
+    assert 0 < found.different <= 10
+    assert found.layers.set_index("layer")["different"].drop("fc").sum() == 0
+    assert Arithmetic() == FBGEMM

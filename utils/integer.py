@@ -1,0 +1,648 @@
+"""int8 inference in integers: NumPy alone, and the same bits as PyTorch's fbgemm kernels.
+
+Symbols are those of Jacob et al.: Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference (CVPR 2018), section 2.1: a real number r is stored as the code
+q, ``r = S (q - Z)``, with scale S and zero point Z. Indices x, w and y stand for input, weight and
+output of a layer. Images are channels last, (N, H, W, C), as the kernels see them: then a patch of
+an image is a row of a matrix, and a convolution is one matrix product.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+import torch.ao.nn.intrinsic.quantized as nniq
+import torch.ao.nn.quantized as nnq
+from numpy import ndarray
+from numpy.lib.stride_tricks import sliding_window_view
+from pandas import DataFrame
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from utils import quantization as ptq
+from utils.data import batches
+
+CHOICES = {
+    "rounding": ("half even", "half away"),
+    "padding": ("zero point", "zero"),
+    "bias": ("float32", "int32"),
+    "multiplier": ("float32", "fixed point"),
+    "accumulator": ("int32", "int16 pairs"),
+}
+INT16 = np.iinfo(np.int16)
+ADD_SHIFT = 20  # bits by which codes move left before two of them are added in fixed point
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Every choice that decides the bits. The default is fbgemm's.
+
+    Attributes
+    ----------
+    rounding : {"half even", "half away"}
+        Where a real number halfway between two codes goes; fixed point has a rule of its own.
+    padding : {"zero point", "zero"}
+        The code that stands around an image. Z_x stands for the real number 0; the code 0 does not.
+    bias : {"float32", "int32"}
+        Added as a fraction to the accumulator, or rounded to an integer before.
+    multiplier : {"float32", "fixed point"}
+        Requantization by a float32, or by an int32 and a shift; needs ``bias="int32"``.
+    accumulator : {"int32", "int16 pairs"}
+        Exact, or every two neighbouring products summed in a saturating int16 first, as the
+        instruction ``vpmaddubsw`` of processors without VNNI does.
+
+    Raises
+    ------
+    ValueError
+        For an unknown choice, naming the known ones; for fixed point with a fractional bias.
+    """
+
+    rounding: str = "half even"
+    padding: str = "zero point"
+    bias: str = "float32"
+    multiplier: str = "float32"
+    accumulator: str = "int32"
+
+    def __post_init__(self):
+        for field in fields(self):
+            value, allowed = getattr(self, field.name), CHOICES[field.name]
+            if value not in allowed:
+                raise ValueError(f"{field.name}={value!r} is unknown; known: {', '.join(allowed)}")
+        if self.multiplier == "fixed point" and self.bias != "int32":
+            raise ValueError("multiplier='fixed point' leaves no fractions: choose bias='int32'")
+
+
+FBGEMM = Arithmetic()
+FIXED_POINT = Arithmetic(bias="int32", multiplier="fixed point")
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Codes and what they stand for.
+
+    Attributes
+    ----------
+    q : ndarray
+        uint8, shape (N, H, W, C) or (N, C).
+    scale : float32
+    zero_point : int
+    """
+
+    q: ndarray
+    scale: np.float32
+    zero_point: int
+
+    def dequantize(self) -> ndarray:
+        """Return ``S (q - Z)``, float32 (Jacob et al. 2018, equation 1)."""
+        return self.scale * (self.q.astype(np.int32) - self.zero_point).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer, with the batch norm folded in.
+
+    Attributes
+    ----------
+    weight : ndarray
+        int8, shape (outputs, kernel height, kernel width, inputs); symmetric, Z_w = 0.
+    weight_scale : ndarray
+        float32, shape (outputs,): one S_w for each output channel.
+    bias : ndarray
+        float32, shape (outputs,), in real units.
+    scale : float32
+        S_y.
+    zero_point : int
+        Z_y.
+    relu : bool
+        Whether a ReLU is fused in.
+    stride, padding : int
+    """
+
+    weight: ndarray
+    weight_scale: ndarray
+    bias: ndarray
+    scale: np.float32
+    zero_point: int
+    relu: bool = False
+    stride: int = 1
+    padding: int = 0
+
+    def accumulate(self, x: Quantized, arithmetic: Arithmetic = FBGEMM) -> ndarray:
+        """Return the int32 sums ``sum (q_x - Z_x) q_w``, before bias and requantization.
+
+        Expanded, this is ``sum q_x q_w - Z_x sum q_w`` (Jacob et al. 2018, equation 7, with
+        Z_w = 0); the second sum is a constant of the layer.
+
+        Parameters
+        ----------
+        x : Quantized
+            Shape (N, H, W, inputs), or (N, inputs) for a linear layer.
+        arithmetic : Arithmetic
+
+        Returns
+        -------
+        ndarray
+            int32, shape (N, H', W', outputs) or (N, outputs).
+
+        Raises
+        ------
+        ValueError
+            If the number of input channels does not fit.
+        """
+        outputs, height, width, inputs = self.weight.shape
+        if x.q.shape[-1] != inputs:
+            raise ValueError(f"the layer takes {inputs} channels, the input has {x.q.shape[-1]}")
+        weight = self.weight.reshape(outputs, -1)
+        fill = x.zero_point if arithmetic.padding == "zero point" else 0
+        rows = (
+            x.q if x.q.ndim == 2 else patches(x.q, (height, width), self.stride, self.padding, fill)
+        )
+        total = integer_product(rows, weight)
+        if arithmetic.accumulator == "int16 pairs":
+            total -= saturation_loss(rows, weight)
+        return total - x.zero_point * weight.sum(1, dtype=np.int32)
+
+    def requantize(self, total: ndarray, input_scale: np.float32, arithmetic=FBGEMM) -> ndarray:
+        """Turn int32 sums into the codes of the output.
+
+        ``q_y = Z_y + round(M (sum + b / (S_x S_w)))`` with ``M = S_x S_w / S_y`` (Jacob et al.
+        2018, equations 4 and 5), clamped to 0 to 255, or to Z_y to 255 behind a ReLU: code Z_y is
+        the real number 0. fbgemm computes each factor, product and sum in float32, in this order.
+
+        Parameters
+        ----------
+        total : ndarray
+            int32, last axis the output channels.
+        input_scale : float32
+            S_x.
+        arithmetic : Arithmetic
+
+        Returns
+        -------
+        ndarray
+            uint8, the shape of ``total``.
+        """
+        unit = input_scale * self.weight_scale  # what an accumulator's 1 is worth
+        bias = self.bias / unit
+        if arithmetic.bias == "int32":
+            bias = np.rint(bias).astype(np.int32)
+        if arithmetic.multiplier == "fixed point":
+            codes = multiply(total + bias, *fixed_point(unit.astype(float) / float(self.scale)))
+        else:
+            real = total.astype(np.float32) + bias.astype(np.float32)
+            codes = round_to(real * (unit / self.scale), arithmetic.rounding)
+        lowest = self.zero_point if self.relu else 0
+        return np.clip(codes + self.zero_point, lowest, 255).astype(np.uint8)
+
+    def __call__(self, x: Quantized, arithmetic: Arithmetic = FBGEMM) -> Quantized:
+        """Map codes to codes; shapes as for :meth:`accumulate`."""
+        q = self.requantize(self.accumulate(x, arithmetic), x.scale, arithmetic)
+        return Quantized(q, self.scale, self.zero_point)
+
+
+def quantize(r: ndarray, scale: np.float32, zero_point: int) -> Quantized:
+    """Return the codes ``clamp(round(r / S) + Z, 0, 255)`` (Jacob et al. 2018, equation 12).
+
+    As the kernels do, by a product with float32(1 / S), rounding half to even.
+
+    Parameters
+    ----------
+    r : ndarray
+        float32, any shape.
+    scale : float32
+    zero_point : int
+    """
+    codes = np.rint(r * (np.float32(1) / np.float32(scale))) + zero_point
+    return Quantized(np.clip(codes, 0, 255).astype(np.uint8), np.float32(scale), zero_point)
+
+
+def patches(q: ndarray, kernel: tuple[int, int], stride: int, padding: int, fill: int) -> ndarray:
+    """Lay every patch that a kernel meets in a row ("im2col").
+
+    Parameters
+    ----------
+    q : ndarray
+        Shape (N, H, W, C).
+    kernel : (int, int)
+        Height and width.
+    stride, padding : int
+    fill : int
+        The code of the padding.
+
+    Returns
+    -------
+    ndarray
+        Shape (N, H', W', height * width * C), ordered by row, column and channel of the kernel.
+    """
+    around = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    padded = np.pad(q, around, constant_values=fill)
+    windows = sliding_window_view(padded, kernel, axis=(1, 2))[:, ::stride, ::stride]
+    # From (N, H', W', C, height, width): channels last, so that a row is in the kernel's order.
+    rows = windows.transpose(0, 1, 2, 4, 5, 3)
+    return rows.reshape(*rows.shape[:3], -1)
+
+
+def integer_product(rows: ndarray, weight: ndarray) -> ndarray:
+    """Return the exact integer products ``rows @ weight.T``.
+
+    They are carried out in float64, which holds every integer up to 2**53 exactly, so that no sum
+    is ever rounded: NumPy multiplies integer matrices a hundred times more slowly.
+
+    Parameters
+    ----------
+    rows : ndarray
+        uint8, shape (..., K).
+    weight : ndarray
+        int8, shape (outputs, K).
+
+    Returns
+    -------
+    ndarray
+        int32, shape (..., outputs). It does not overflow for K below 2**31 / (255 * 128) = 65,793.
+    """
+    product = rows.reshape(-1, rows.shape[-1]).astype(np.float64) @ weight.T.astype(np.float64)
+    return product.astype(np.int32).reshape(*rows.shape[:-1], -1)
+
+
+def saturation_loss(rows: ndarray, weight: ndarray) -> ndarray:
+    """Return what the sums lose when neighbouring products are added in a saturating int16.
+
+    ``vpmaddubsw`` multiplies uint8 by int8 and adds pairs of products, in int16. Such a pair can
+    leave the int16 only if both weights have one sign and ``255 |w1 + w2| > 32767``: the few pairs
+    for which that holds are looked at one by one.
+
+    Parameters
+    ----------
+    rows : ndarray
+        uint8, shape (..., K); columns 2k and 2k + 1 are a pair, an odd last one stands alone.
+    weight : ndarray
+        int8, shape (outputs, K).
+
+    Returns
+    -------
+    ndarray
+        int32, shape (..., outputs): exact sum minus saturated sum.
+    """
+    even = rows.shape[-1] // 2 * 2
+    columns = np.ascontiguousarray(rows.reshape(-1, rows.shape[-1]).T)
+    first, second = (weight[:, start:even:2].astype(np.int32) for start in (0, 1))
+    risky = (first * second > 0) & (255 * np.abs(first + second) > INT16.max)
+    loss = np.zeros((len(weight), columns.shape[1]), dtype=np.int32)
+    for channel, k in zip(*np.nonzero(risky), strict=True):
+        pair = columns[2 * k] * first[channel, k] + columns[2 * k + 1] * second[channel, k]
+        loss[channel] += pair - np.clip(pair, INT16.min, INT16.max)
+    return loss.T.reshape(*rows.shape[:-1], -1)
+
+
+def round_to(real: ndarray, rounding: str) -> ndarray:
+    """Round to whole numbers: ties to the even neighbour, or away from zero.
+
+    Returns
+    -------
+    ndarray
+        int32, the shape of ``real``.
+    """
+    if rounding == "half even":
+        return np.rint(real).astype(np.int32)
+    return np.trunc(real + np.copysign(np.float32(0.5), real)).astype(np.int32)
+
+
+def fixed_point(multiplier: ndarray) -> tuple[ndarray, ndarray]:
+    """Write positive real multipliers as ``M0 2**-31 2**shift`` with 2**30 <= M0 < 2**31.
+
+    Jacob et al. 2018, section 2.2, equation 6.
+
+    Parameters
+    ----------
+    multiplier : ndarray
+        float64.
+
+    Returns
+    -------
+    M0, shift : ndarray
+        int64 that fits in an int32, and int64, negative for a right shift; of the input's shape.
+
+    Raises
+    ------
+    ValueError
+        If a multiplier is not positive and finite.
+    """
+    if not (np.isfinite(multiplier).all() and np.all(multiplier > 0)):
+        raise ValueError(f"multipliers must be positive and finite, not {multiplier}")
+    fraction, shift = np.frexp(multiplier)  # fraction in [0.5, 1)
+    m0 = np.rint(fraction * 2**31).astype(np.int64)
+    carried = m0 == 2**31
+    return np.where(carried, 2**30, m0), shift.astype(np.int64) + carried
+
+
+def multiply(total: ndarray, m0: ndarray, shift: ndarray) -> ndarray:
+    """Return ``round(total * M0 * 2**-31 * 2**shift)`` with integers alone.
+
+    As gemmlowp does (Jacob et al. 2018, section 2.2 and appendix B): a doubling high product, which
+    rounds halves up, then a right shift, which rounds them away from zero. Rounding twice may
+    differ from rounding once.
+
+    Parameters
+    ----------
+    total : ndarray
+        int32, last axis the channels.
+    m0, shift : ndarray
+        As :func:`fixed_point` returns them.
+
+    Returns
+    -------
+    ndarray
+        int32.
+    """
+    left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
+    product = (total.astype(np.int64) << left) * m0
+    high = (product + 2**30) >> 31
+    half = (np.int64(1) << right) >> 1
+    return np.where(high >= 0, (high + half) >> right, -((half - high) >> right)).astype(np.int32)
+
+
+def add_relu(
+    a: Quantized, b: Quantized, scale: np.float32, zero_point: int, arithmetic: Arithmetic = FBGEMM
+) -> Quantized:
+    """Add two tensors of different scales, with a ReLU.
+
+    ``q_y = max(Z_y, Z_y + round((S_a (q_a - Z_a) + S_b (q_b - Z_b)) / S_y))`` (Jacob et al. 2018,
+    appendix A.2). PyTorch's kernel computes ``S q - S Z`` by one fused multiply-add in float32; in
+    fixed point, both inputs are brought to twice the larger scale first.
+
+    Parameters
+    ----------
+    a, b : Quantized
+        Of one shape.
+    scale, zero_point
+        S_y and Z_y.
+    arithmetic : Arithmetic
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    if a.q.shape != b.q.shape:
+        raise ValueError(f"shapes differ: {a.q.shape} and {b.q.shape}")
+    if arithmetic.multiplier == "fixed point":
+        common = 2 * max(float(a.scale), float(b.scale))
+        parts = [
+            multiply(
+                (x.q.astype(np.int32) - x.zero_point) << ADD_SHIFT,
+                *fixed_point(np.float64(x.scale) / common),
+            )
+            for x in (a, b)
+        ]
+        back = fixed_point(np.float64(common / 2**ADD_SHIFT / float(scale)))
+        codes = multiply(parts[0] + parts[1], *back)
+    else:
+        total = _fused_dequantize(a) + _fused_dequantize(b)
+        codes = round_to(total * (np.float32(1) / scale), arithmetic.rounding)
+    return Quantized(
+        np.clip(codes + zero_point, zero_point, 255).astype(np.uint8), scale, zero_point
+    )
+
+
+def max_pool(x: Quantized, kernel: int, stride: int, padding: int) -> Quantized:
+    """Return the largest code of every window; scale and zero point stay.
+
+    The order of codes is that of the real numbers, and padding with code 0 never wins.
+    """
+    around = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    windows = sliding_window_view(np.pad(x.q, around), (kernel, kernel), axis=(1, 2))
+    return Quantized(windows[:, ::stride, ::stride].max(axis=(4, 5)), x.scale, x.zero_point)
+
+
+def global_average_pool(x: Quantized) -> Quantized:
+    """Return the mean code of every channel, (N, C); scale and zero point stay.
+
+    ``q = Z + round(sum (q - Z) / n)``, by a product with float32(1 / n), rounding half to even.
+    """
+    pixels = x.q.shape[1] * x.q.shape[2]
+    total = x.q.sum((1, 2), dtype=np.int32) - pixels * x.zero_point
+    codes = np.rint(total.astype(np.float32) * np.float32(1 / pixels)) + x.zero_point
+    return Quantized(np.clip(codes, 0, 255).astype(np.uint8), x.scale, x.zero_point)
+
+
+@dataclass(frozen=True)
+class IntegerResNet18:
+    """The quantized network, ready to run without PyTorch.
+
+    Attributes
+    ----------
+    scale, zero_point : float32, int
+        Of the input.
+    layers : dict of str to Layer
+        By the names of the converted model.
+    sums : dict of str to (float32, int)
+        Scale and zero point behind each residual addition.
+    """
+
+    scale: np.float32
+    zero_point: int
+    layers: dict[str, Layer]
+    sums: dict[str, tuple[np.float32, int]]
+
+    @classmethod
+    def from_quantized(cls, model: nn.Module) -> "IntegerResNet18":
+        """Read scales, zero points, int8 weights and biases out of a converted model.
+
+        Raises
+        ------
+        ValueError
+            If the model is not a converted ResNet-18, or a weight has a zero point other than 0.
+        """
+        if not ptq.is_quantized(model):
+            raise ValueError("from_quantized() takes the int8 model that convert() returns")
+        layers, sums = {}, {}
+        for name, module in model.named_modules():
+            if isinstance(module, nnq.Conv2d | nnq.Linear):
+                layers[name] = _read_layer(name, module)
+            elif isinstance(module, nnq.QFunctional):
+                sums[name] = np.float32(module.scale), int(module.zero_point)
+        scale, zero_point = model.quant.scale.item(), model.quant.zero_point.item()
+        return cls(np.float32(scale), zero_point, layers, sums)
+
+    def activations(
+        self,
+        images: ndarray | Tensor,
+        arithmetic: Arithmetic = FBGEMM,
+        watch: Callable[[str, ndarray], None] | None = None,
+        follow: Mapping[str, Quantized] | None = None,
+    ) -> dict[str, Quantized]:
+        """Run the network and return what every layer put out, in the order of execution.
+
+        Parameters
+        ----------
+        images : ndarray or Tensor
+            float32, normalized, shape (N, channels, H, W).
+        arithmetic : Arithmetic
+        watch : callable, optional
+            Is given every layer's name and int32 accumulators.
+        follow : mapping of str to Quantized, optional
+            What another run put out for the same images. Every layer then takes its inputs from
+            there, so that a difference is its own and was not handed down.
+
+        Returns
+        -------
+        dict of str to Quantized
+            The last one, ``fc``, holds the logits.
+        """
+        out: dict[str, Quantized] = {}
+
+        def put(name: str, y: Quantized) -> Quantized:
+            out[name] = y
+            return y if follow is None else follow[name]
+
+        def run(name: str, x: Quantized) -> Quantized:
+            layer = self.layers[name]
+            total = layer.accumulate(x, arithmetic)
+            if watch is not None:
+                watch(name, total)
+            q = layer.requantize(total, x.scale, arithmetic)
+            return put(name, Quantized(q, layer.scale, layer.zero_point))
+
+        pixels = np.asarray(images, dtype=np.float32).transpose(0, 2, 3, 1)
+        x = put("quant", quantize(pixels, self.scale, self.zero_point))
+        x = put("maxpool", max_pool(run("conv1", x), 3, 2, 1))
+        for name, (scale, zero_point) in self.sums.items():
+            block = name.removesuffix("add_relu")
+            y = run(block + "conv2", run(block + "conv1", x))
+            shortcut = block + "downsample.0"
+            x = run(shortcut, x) if shortcut in self.layers else x
+            x = put(name, add_relu(y, x, scale, zero_point, arithmetic))
+        run("fc", put("avgpool", global_average_pool(x)))
+        return out
+
+    def logits(self, images: ndarray | Tensor, arithmetic: Arithmetic = FBGEMM) -> ndarray:
+        """Return float32 logits, shape (N, classes), of normalized images (N, channels, H, W)."""
+        parts = [
+            self.activations(batch, arithmetic)["fc"].dequantize() for batch in batches(images)
+        ]
+        return np.concatenate(parts)
+
+
+def kernel_activations(model: nn.Module, images: Tensor) -> dict[str, Quantized]:
+    """Run PyTorch's int8 kernels and return every layer's codes, channels last.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Converted; whatever its engine.
+    images : Tensor
+        float32, normalized, shape (N, channels, H, W).
+    """
+    out = {}
+    for name, y in ptq.layer_outputs(model, images, integers=True).items():
+        q = y.int_repr().flatten(1) if name == "avgpool" else y.int_repr()
+        q = q.permute(0, 2, 3, 1) if q.ndim == 4 else q
+        out[name] = Quantized(q.numpy(), np.float32(y.q_scale()), y.q_zero_point())
+    return out
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How two ways to run the network differ.
+
+    Attributes
+    ----------
+    layers : DataFrame
+        layer, activations (compared), different (how many), largest (difference, in codes).
+    first, second : ndarray
+        int64, shape (N,): the class that each predicts.
+    """
+
+    layers: DataFrame
+    first: ndarray
+    second: ndarray
+
+    @property
+    def different(self) -> int:
+        """Activations that differ, over all layers."""
+        return int(self.layers["different"].sum())
+
+    @property
+    def activations(self) -> int:
+        """Activations compared, over all layers."""
+        return int(self.layers["activations"].sum())
+
+    @property
+    def predictions_changed(self) -> int:
+        """Images that the two put into different classes."""
+        return int((self.first != self.second).sum())
+
+
+def compare(
+    first: Callable[[Tensor], dict[str, Quantized]],
+    second: Callable[[Tensor], dict[str, Quantized]],
+    images: Tensor,
+    batch_size: int = 250,
+) -> Agreement:
+    """Run two versions of the network and compare every layer's codes.
+
+    Parameters
+    ----------
+    first, second : callable
+        From a batch of images to the codes by layer, for instance
+        :meth:`IntegerResNet18.activations`.
+    images : Tensor
+        float32, normalized, shape (N, channels, H, W).
+    batch_size : int
+
+    Raises
+    ------
+    ValueError
+        If the two do not have the same layers.
+    """
+    counts: dict[str, list[int]] = {}
+    predicted: tuple[list, list] = ([], [])
+    for batch in tqdm(list(batches(images, size=batch_size)), desc="comparing", leave=False):
+        a, b = first(batch), second(batch)
+        if a.keys() != b.keys():
+            raise ValueError(f"layers of only one of the two: {sorted(a.keys() ^ b.keys())}")
+        for name in a:
+            apart = a[name].q != b[name].q
+            gap = np.abs(a[name].q[apart].astype(np.int16) - b[name].q[apart])
+            seen = counts.setdefault(name, [0, 0, 0])
+            seen[0] += apart.size
+            seen[1] += gap.size
+            seen[2] = max(seen[2], int(gap.max(initial=0)))
+        for classes, codes in zip(predicted, (a, b), strict=True):
+            classes.append(codes["fc"].q.argmax(1))
+    rows = [(name, *seen) for name, seen in counts.items()]
+    table = DataFrame(rows, columns=["layer", "activations", "different", "largest"])
+    return Agreement(table, *(np.concatenate(classes) for classes in predicted))
+
+
+def _fused_dequantize(x: Quantized) -> ndarray:
+    # S q + float32(-S Z), rounded once: exact in float64, where 53 bits hold product and sum.
+    offset = np.float32(x.scale * np.float32(-x.zero_point))
+    return (np.float64(x.scale) * x.q + np.float64(offset)).astype(np.float32)
+
+
+def _read_layer(name: str, module: nn.Module) -> Layer:
+    weight, bias = module.weight(), module.bias()
+    if weight.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
+        scales, zeros = weight.q_per_channel_scales(), weight.q_per_channel_zero_points()
+    else:
+        scales = torch.full((len(weight),), weight.q_scale())
+        zeros = torch.tensor([weight.q_zero_point()])
+    if zeros.any():
+        raise ValueError(f"{name}: the weights' zero points must be 0 (a symmetric qconfig)")
+    codes = weight.int_repr().numpy()
+    if codes.ndim == 2:
+        codes, where = codes[:, None, None, :], {}
+    else:
+        codes = codes.transpose(0, 2, 3, 1)
+        where = {"stride": module.stride[0], "padding": module.padding[0]}
+    return Layer(
+        weight=np.ascontiguousarray(codes),
+        weight_scale=scales.numpy().astype(np.float32),
+        bias=np.zeros(len(codes), np.float32) if bias is None else bias.detach().numpy(),
+        scale=np.float32(module.scale),
+        zero_point=int(module.zero_point),
+        relu=isinstance(module, nniq.ConvReLU2d | nniq.LinearReLU),
+        **where,
+    )
