@@ -155,6 +155,10 @@ def test_multiply_is_the_product_to_one_unit(rng):
 # Every operator against PyTorch's.
 
 
+def compare(run, reference, images):
+    return integer.compare(reference, {"run": run}, images)["run"]
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
@@ -219,7 +223,7 @@ def test_pooling_equals_torch(rng):
 
 
 def test_every_layer_of_every_test_digit_equals_fbgemm(network, kernel, test_digits):
-    found = integer.compare(network.activations, kernel, test_digits)
+    found = compare(network.activations, kernel, test_digits)
     assert found.different == 0, found.layers[found.layers["different"] > 0]
     assert found.predictions_changed == 0
     assert len(found.layers) == 32  # 21 with weights, 8 additions, 2 pools, and the input
@@ -242,7 +246,7 @@ def test_larger_images_of_three_channels_equal_fbgemm_too(size):
         model(images)
     int8 = ptq.quantize(model.eval(), images)
     network = IntegerResNet18.from_quantized(int8)
-    found = integer.compare(network.activations, partial(integer.kernel_activations, int8), images)
+    found = compare(network.activations, partial(integer.kernel_activations, int8), images)
     assert found.different == 0, found.layers[found.layers["different"] > 0]
 
 
@@ -252,7 +256,7 @@ def test_per_tensor_weights_are_read_too(float_model, images):
         weight=tq.default_weight_observer,
     )
     int8 = ptq.quantize(float_model, images, qconfig=qconfig)
-    found = integer.compare(
+    found = compare(
         IntegerResNet18.from_quantized(int8).activations,
         partial(integer.kernel_activations, int8),
         images[:16],
@@ -272,7 +276,7 @@ def test_per_tensor_weights_are_read_too(float_model, images):
 )
 def test_every_ingredient_matters(network, kernel, test_digits, arithmetic):
     broken = partial(network.activations, arithmetic=arithmetic)
-    found = integer.compare(broken, kernel, test_digits[:250])
+    found = compare(broken, kernel, test_digits[:250])
     assert 0 < found.different < found.activations
 
 
@@ -280,7 +284,7 @@ def test_what_fixed_point_adds_in_one_layer_is_small(network, kernel, test_digit
     def fixed(images):
         return network.activations(images, FIXED_POINT, follow=kernel(images))
 
-    found = integer.compare(fixed, kernel, test_digits[:250])
+    found = compare(fixed, kernel, test_digits[:250])
     assert found.layers["largest"].max() == 1
     assert 0 < found.different < 0.005 * found.activations
 
@@ -292,12 +296,12 @@ def test_following_hands_no_difference_down(network, kernel, test_digits):
     broken = replace(layer, bias=layer.bias + 10 * layer.scale)
     other = replace(network, layers=network.layers | {first: broken})
     images = test_digits[:20]
-    alone = integer.compare(
+    alone = compare(
         lambda x: other.activations(x, follow=kernel(x)), kernel, images
     ).layers.set_index("layer")["different"]
     assert alone[first] > 0
     assert alone.drop(first).sum() == 0
-    through = integer.compare(other.activations, kernel, images).layers.set_index("layer")
+    through = compare(other.activations, kernel, images).layers.set_index("layer")
     assert through.loc[rest, "different"].sum() > 0
 
 
@@ -322,7 +326,7 @@ def test_saturation_loss_equals_a_loop_over_pairs(rng):
 
 def test_seven_bits_never_saturate(network, test_digits):
     pairs = partial(network.activations, arithmetic=Arithmetic(accumulator="int16 pairs"))
-    assert integer.compare(network.activations, pairs, test_digits[:100]).different == 0
+    assert compare(network.activations, pairs, test_digits[:100]).different == 0
 
 
 def test_eight_bits_can_saturate(rng):
@@ -377,11 +381,17 @@ def test_wrong_channels_and_shapes_are_refused(rng):
 
 
 def test_compare_refuses_other_layers(network, test_digits):
-    def without_fc(images):
-        return {k: v for k, v in network.activations(images).items() if k != "fc"}
+    def without_pool(images):
+        return {k: v for k, v in network.activations(images).items() if k != "avgpool"}
 
-    with pytest.raises(ValueError, match="fc"):
-        integer.compare(network.activations, without_fc, test_digits[:2])
+    def other_shape(images):
+        out = network.activations(images)
+        return out | {"avgpool": out["layer4.1.add_relu"]}
+
+    with pytest.raises(ValueError, match=r"only one of the two.*avgpool"):
+        compare(without_pool, network.activations, test_digits[:2])
+    with pytest.raises(ValueError, match="avgpool: the shapes"):
+        compare(other_shape, network.activations, test_digits[:2])
 
 
 def test_compare_counts_differences_and_predictions(network, test_digits):
@@ -391,8 +401,10 @@ def test_compare_counts_differences_and_predictions(network, test_digits):
         q[0] = np.roll(q[0], 1)
         return out | {"fc": Quantized(q, out["fc"].scale, out["fc"].zero_point)}
 
-    found = integer.compare(network.activations, other, test_digits[:3])
+    found = compare(other, network.activations, test_digits[:3])
     assert found.predictions_changed == 1
     assert 0 < found.different <= 10
+    assert str(found).startswith(f"{found.different} of {found.activations:,} codes differ, by at ")
+    assert str(found).endswith("; 1 predictions change")
     assert found.layers.set_index("layer")["different"].drop("fc").sum() == 0
     assert Arithmetic() == FBGEMM

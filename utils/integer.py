@@ -31,6 +31,7 @@ CHOICES = {
     "accumulator": ("int32", "int16 pairs"),
 }
 INT16 = np.iinfo(np.int16)
+BATCH = 250  # images at a time: their patches take some hundred megabytes
 ADD_SHIFT = 20  # bits by which codes move left before two of them are added in fixed point
 
 
@@ -269,8 +270,8 @@ def saturation_loss(rows: ndarray, weight: ndarray) -> ndarray:
     """Return what the sums lose when neighbouring products are added in a saturating int16.
 
     ``vpmaddubsw`` multiplies uint8 by int8 and adds pairs of products, in int16. Such a pair can
-    leave the int16 only if both weights have one sign and ``255 |w1 + w2| > 32767``: the few pairs
-    for which that holds are looked at one by one.
+    leave the int16 only if both weights have one sign and ``max(q_x) |w1 + w2| > 32767``: the few
+    pairs for which that holds are looked at one by one.
 
     Parameters
     ----------
@@ -287,7 +288,8 @@ def saturation_loss(rows: ndarray, weight: ndarray) -> ndarray:
     even = rows.shape[-1] // 2 * 2
     columns = np.ascontiguousarray(rows.reshape(-1, rows.shape[-1]).T)
     first, second = (weight[:, start:even:2].astype(np.int32) for start in (0, 1))
-    risky = (first * second > 0) & (255 * np.abs(first + second) > INT16.max)
+    most = int(rows.max(initial=0))
+    risky = (first * second > 0) & (most * np.abs(first + second) > INT16.max)
     loss = np.zeros((len(weight), columns.shape[1]), dtype=np.int32)
     for channel, k in zip(*np.nonzero(risky), strict=True):
         pair = columns[2 * k] * first[channel, k] + columns[2 * k + 1] * second[channel, k]
@@ -519,7 +521,8 @@ class IntegerResNet18:
     def logits(self, images: ndarray | Tensor, arithmetic: Arithmetic = FBGEMM) -> ndarray:
         """Return float32 logits, shape (N, classes), of normalized images (N, channels, H, W)."""
         parts = [
-            self.activations(batch, arithmetic)["fc"].dequantize() for batch in batches(images)
+            self.activations(batch, arithmetic)["fc"].dequantize()
+            for batch in batches(images, size=BATCH)
         ]
         return np.concatenate(parts)
 
@@ -540,6 +543,9 @@ def kernel_activations(model: nn.Module, images: Tensor) -> dict[str, Quantized]
         q = q.permute(0, 2, 3, 1) if q.ndim == 4 else q
         out[name] = Quantized(q.numpy(), np.float32(y.q_scale()), y.q_zero_point())
     return out
+
+
+Run = Callable[[Tensor], dict[str, Quantized]]
 
 
 @dataclass(frozen=True)
@@ -573,47 +579,74 @@ class Agreement:
         """Images that the two put into different classes."""
         return int((self.first != self.second).sum())
 
+    def __str__(self) -> str:
+        return (
+            f"{self.different:,} of {self.activations:,} codes differ, by at most "
+            f"{self.layers['largest'].max()}; {self.predictions_changed} predictions change"
+        )
 
-def compare(
-    first: Callable[[Tensor], dict[str, Quantized]],
-    second: Callable[[Tensor], dict[str, Quantized]],
-    images: Tensor,
-    batch_size: int = 250,
-) -> Agreement:
-    """Run two versions of the network and compare every layer's codes.
+
+def compare(reference: Run, others: Mapping[str, Run], images: Tensor) -> dict[str, Agreement]:
+    """Run several versions of the network and compare every layer's codes with a reference.
 
     Parameters
     ----------
-    first, second : callable
+    reference : callable
         From a batch of images to the codes by layer, for instance
         :meth:`IntegerResNet18.activations`.
+    others : mapping of str to callable
+        Likewise, by name.
     images : Tensor
         float32, normalized, shape (N, channels, H, W).
-    batch_size : int
+
+    Returns
+    -------
+    dict of str to Agreement
+        By the names of ``others``; in each, ``first`` is the reference.
 
     Raises
     ------
     ValueError
-        If the two do not have the same layers.
+        If two do not have the same layers, or a layer not the same shape.
     """
-    counts: dict[str, list[int]] = {}
-    predicted: tuple[list, list] = ([], [])
-    for batch in tqdm(list(batches(images, size=batch_size)), desc="comparing", leave=False):
-        a, b = first(batch), second(batch)
-        if a.keys() != b.keys():
-            raise ValueError(f"layers of only one of the two: {sorted(a.keys() ^ b.keys())}")
-        for name in a:
-            apart = a[name].q != b[name].q
-            gap = np.abs(a[name].q[apart].astype(np.int16) - b[name].q[apart])
-            seen = counts.setdefault(name, [0, 0, 0])
-            seen[0] += apart.size
-            seen[1] += gap.size
-            seen[2] = max(seen[2], int(gap.max(initial=0)))
-        for classes, codes in zip(predicted, (a, b), strict=True):
-            classes.append(codes["fc"].q.argmax(1))
-    rows = [(name, *seen) for name, seen in counts.items()]
-    table = DataFrame(rows, columns=["layer", "activations", "different", "largest"])
-    return Agreement(table, *(np.concatenate(classes) for classes in predicted))
+    seen: dict[str, dict[str, list[int]]] = {name: {} for name in others}
+    classes: dict[str, list[ndarray]] = {name: [] for name in others}
+    expected: list[ndarray] = []
+    steps = list(batches(images, size=BATCH))
+    for batch in tqdm(steps, desc="comparing", unit="batch", leave=False):
+        right = reference(batch)
+        expected.append(right["fc"].q.argmax(1))
+        for name, run in others.items():
+            codes = run(batch)
+            _count(right, codes, seen[name])
+            classes[name].append(codes["fc"].q.argmax(1))
+    return {
+        name: Agreement(
+            DataFrame(
+                [(layer, *counts) for layer, counts in seen[name].items()],
+                columns=["layer", "activations", "different", "largest"],
+            ),
+            np.concatenate(expected),
+            np.concatenate(classes[name]),
+        )
+        for name in others
+    }
+
+
+def _count(a: dict[str, Quantized], b: dict[str, Quantized], seen: dict[str, list[int]]) -> None:
+    """Add what two runs of one batch have in each layer: codes, different ones, largest gap."""
+    if a.keys() != b.keys():
+        raise ValueError(f"layers of only one of the two: {sorted(a.keys() ^ b.keys())}")
+    for layer in a:
+        left, right = a[layer].q, b[layer].q
+        if left.shape != right.shape:
+            raise ValueError(f"{layer}: the shapes {left.shape} and {right.shape} differ")
+        apart = left != right
+        gap = np.abs(left[apart].astype(np.int16) - right[apart])
+        counts = seen.setdefault(layer, [0, 0, 0])
+        counts[0] += apart.size
+        counts[1] += gap.size
+        counts[2] = max(counts[2], int(gap.max(initial=0)))
 
 
 def _fused_dequantize(x: Quantized) -> ndarray:

@@ -22,6 +22,13 @@ STATIONS = (
     "layer4.1.add_relu",
 )
 
+LINES = [
+    {"color": "#E69F00", "marker": "s", "linestyle": "-"},
+    {"color": "#8A5200", "marker": "X", "linestyle": "--"},
+    {"color": "#7B2D5B", "marker": "D", "linestyle": "-."},
+    {"color": "#000000", "marker": "v", "linestyle": ":"},
+]
+
 
 def accumulators(sums: DataFrame) -> tuple[Figure, str]:
     """Draw the largest accumulator of each layer beside what integers can hold.
@@ -143,36 +150,45 @@ def integer_path(out: Mapping[str, Quantized], classes: tuple[str, ...]) -> tupl
     )
 
 
-def ingredients(table: DataFrame) -> tuple[Figure, str]:
-    """Draw which share of all activations changes when one ingredient does.
+def spread(own: DataFrame, all_: DataFrame) -> tuple[Figure, str]:
+    """Draw, layer by layer, which share of the activations differs: made there, and in all.
 
     Parameters
     ----------
-    table : DataFrame
-        Indexed by the change; different (count), share (fraction of all activations).
+    own, all_ : DataFrame
+        A row a layer (the index, in the order of execution), a column a change; shares between 0
+        and 1: of differences that the layer makes from equal inputs, and of all differences.
 
     Returns
     -------
     Figure, str
         The figure and its alt text.
     """
-    fig, ax = figure(size=(9, 0.42 * len(table) + 1.0))
-    percent = 100 * table["share"]
-    ax.barh(range(len(table)), percent, color=INT8, edgecolor="black", hatch="///")
-    for row, (share, count) in enumerate(zip(percent, table["different"], strict=True)):
-        text = f"{share:.2g} % ({count:,})"
-        ax.annotate(text, (share, row), (5, 0), textcoords="offset points", va="center", fontsize=9)
-    ax.set_xscale("log")
-    positive = percent[percent > 0]
-    ax.set_xlim(positive.min() / 4, positive.max() * 30)
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:.10g}")
-    ax.set_yticks(range(len(table)), table.index)
-    ax.invert_yaxis()
-    label(ax, "One ingredient changed", "activations that differ from fbgemm (%, log)")
-    listed = "; ".join(
-        f"{name}: {share:.2g} %" for name, share in zip(table.index, percent, strict=True)
+    fig, axes = figure(1, 2, size=(10.5, 4.6), sharey=True)
+    titles = ("made in the layer, from equal inputs", "in all, with what was handed down")
+    said = []
+    floor = min(share[share > 0].min().min() for share in (own, all_)) / 3
+    for ax, title, shares in zip(axes, titles, (own, all_), strict=True):
+        for change, look in zip(shares, LINES, strict=False):
+            ax.plot(100 * shares[change].clip(lower=floor), label=change, markersize=5, **look)
+            worst = f"{change}: at most {shares[change].max():.2g} of a layer"
+            said.append(worst if ax is axes[1] else "")
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:.10g}")
+        ax.axhline(100 * floor, color="black", linewidth=0.8)
+        ax.set_xticks(range(len(shares)), shares.index, rotation=90, fontsize=7)
+        ax.grid(axis="y", alpha=0.3)
+        label(ax, title, "layer")
+    axes[0].set_ylabel("activations that differ (%, log)")
+    axes[0].text(0, 100 * floor * 1.25, "none", fontsize=8)
+    entries = axes[0].get_legend_handles_labels()
+    below = {"loc": "outside lower center", "ncols": 2, "frameon": False, "fontsize": 9}
+    fig.legend(*entries, handlelength=3.5, **below)
+    return fig, (
+        f"Lines of the share of activations that differ in each of {len(own)} layers, in two "
+        f"panels: made in the layer, and in all, where shares grow along the network. "
+        f"{'; '.join(filter(None, said))}."
     )
-    return fig, f"Bars of the share of activations that change, logarithmic axis. {listed}."
 
 
 def integer_layer(layer: Layer, before: Layer, largest: int) -> tuple[Figure, str]:
