@@ -1,6 +1,7 @@
 """The figures of the integer arithmetic: what they draw, and what their alt text says."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -81,21 +82,22 @@ def test_integer_path_names_the_winner_and_draws_the_first_image(codes):
     assert fig.axes[6].images[0].get_array().size == 512
 
 
-def test_spread_puts_nothing_on_the_floor():
+def test_spread_leaves_out_layers_without_a_difference():
     own = pd.DataFrame({"a": [0.0, 1e-5], "b": [0.0, 0.0]}, index=["quant", "conv1"])
     whole = pd.DataFrame({"a": [0.0, 0.3], "b": [0.0, 0.1]}, index=["quant", "conv1"])
     fig, alt = plots_integer.spread(own, whole)
     assert "a: at most 0.3 of a layer; b: at most 0.1 of a layer" in alt
-    first = fig.axes[0].lines[0].get_ydata()
-    assert first[1] == pytest.approx(1e-3)
-    assert first[0] == pytest.approx(1e-3 / 3)
-    assert len({str(line.get_linestyle()) for line in fig.axes[0].lines[:2]}) == 2
+    left, right = (ax.lines[0].get_ydata() for ax in fig.axes)
+    assert np.isnan(left[0])
+    assert left[1] == pytest.approx(1e-3)
+    assert right[1] == pytest.approx(30)
+    assert len({str(line.get_linestyle()) for line in fig.axes[1].lines}) == 2
 
 
 @pytest.mark.parametrize("relu", [True, False])
 def test_integer_layer_states_the_layers_numbers(layer, relu):
-    layer = Layer(**{**vars(layer), "relu": relu})
-    _, alt = plots_integer.integer_layer(layer, layer, 987_654)
+    layer, x = replace(layer, relu=relu), Quantized(np.zeros(1, np.uint8), np.float32(0.05), 7)
+    _, alt = plots_integer.integer_layer(layer, x, 987_654)
     assert "2 products with int8 weights; largest sum seen 987,654" in alt
     assert f"clamp to {7 if relu else 0} ... 255" in alt
     assert ("ReLU" in alt) == relu
@@ -107,7 +109,7 @@ def test_they_are_drawn_in_greyscale_too(sums, layer, codes):
     share = pd.DataFrame({"a": [0.0, 0.3]}, index=["quant", "conv1"])
     for fig, _ in (
         plots_integer.accumulators(sums),
-        plots_integer.integer_layer(layer, layer, 5),
+        plots_integer.integer_layer(layer, codes["quant"], 5),
         plots_integer.spread(share, share),
         plots_integer.integer_path(codes, tuple("0123456789")),
     ):

@@ -94,6 +94,7 @@ def padding_border(right: ndarray, wrong: ndarray) -> tuple[Figure, str]:
         fig.colorbar(drawn, ax=ax, shrink=0.75, label="codes" if signed else "code")
         label(ax, title, "column (pixels)", "row (pixels)" if ax is axes[0] else "")
         ax.spines[:].set_visible(False)
+    fig.suptitle("What padding does to one feature map", x=0.01, ha="left", fontsize=11)
     inside = np.zeros(gap.shape, dtype=bool)
     inside[2:-2, 2:-2] = True
     changed = gap != 0
@@ -138,7 +139,10 @@ def integer_path(out: Mapping[str, Quantized], classes: tuple[str, ...]) -> tupl
     winner = int(codes.argmax())
     bars[winner].set(facecolor=INT8, hatch="///")
     ax.axhline(out["fc"].zero_point, color="black", linestyle=":", linewidth=1)
-    ax.text(len(codes) - 0.4, out["fc"].zero_point + 2, "zero point", ha="right", fontsize=8)
+    edge = {"xytext": (3, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+    ax.annotate(
+        "zero\npoint", (1, out["fc"].zero_point), xycoords=("axes fraction", "data"), **edge
+    )
     size = 8 if max(map(len, classes)) < 3 else 6
     ax.set_xticks(range(len(codes)), classes, fontsize=size, rotation=0 if size == 8 else 60)
     ax.set_title("fc\nten codes", fontsize=9, loc="left")
@@ -166,40 +170,36 @@ def spread(own: DataFrame, all_: DataFrame) -> tuple[Figure, str]:
     """
     fig, axes = figure(1, 2, size=(10.5, 4.6), sharey=True)
     titles = ("made in the layer, from equal inputs", "in all, with what was handed down")
-    said = []
-    floor = min(share[share > 0].min().min() for share in (own, all_)) / 3
     for ax, title, shares in zip(axes, titles, (own, all_), strict=True):
         for change, look in zip(shares, LINES, strict=False):
-            ax.plot(100 * shares[change].clip(lower=floor), label=change, markersize=5, **look)
-            worst = f"{change}: at most {shares[change].max():.2g} of a layer"
-            said.append(worst if ax is axes[1] else "")
+            drawn = look | ({"linestyle": "none"} if shares is own else {})
+            some = 100 * shares[change].where(shares[change] > 0)
+            ax.plot(range(len(shares)), some, label=change, markersize=5, **drawn)
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:.10g}")
-        ax.axhline(100 * floor, color="black", linewidth=0.8)
         ax.set_xticks(range(len(shares)), shares.index, rotation=90, fontsize=7)
         ax.grid(axis="y", alpha=0.3)
-        label(ax, title, "layer")
+        label(ax, title, "layer (no mark: none differ)")
     axes[0].set_ylabel("activations that differ (%, log)")
-    axes[0].text(0, 100 * floor * 1.25, "none", fontsize=8)
-    entries = axes[0].get_legend_handles_labels()
+    entries = axes[1].get_legend_handles_labels()
     below = {"loc": "outside lower center", "ncols": 2, "frameon": False, "fontsize": 9}
     fig.legend(*entries, handlelength=3.5, **below)
+    said = "; ".join(f"{change}: at most {all_[change].max():.2g} of a layer" for change in all_)
     return fig, (
-        f"Lines of the share of activations that differ in each of {len(own)} layers, in two "
-        f"panels: made in the layer, and in all, where shares grow along the network. "
-        f"{'; '.join(filter(None, said))}."
+        f"Share of the activations that differ in each of {len(own)} layers, in two panels: made "
+        f"in the layer, and in all, where shares grow along the network. {said}."
     )
 
 
-def integer_layer(layer: Layer, before: Layer, largest: int) -> tuple[Figure, str]:
+def integer_layer(layer: Layer, x: Quantized, largest: int) -> tuple[Figure, str]:
     """Draw what an int8 layer computes, with the numbers of a real one.
 
     Parameters
     ----------
     layer : Layer
         That is drawn.
-    before : Layer
-        Whose output is its input.
+    x : Quantized
+        Its input.
     largest : int
         The largest sum that was seen in it.
 
@@ -209,15 +209,15 @@ def integer_layer(layer: Layer, before: Layer, largest: int) -> tuple[Figure, st
         The figure and its alt text.
     """
     products = int(np.prod(layer.weight.shape[1:]))
-    unit = before.scale * layer.weight_scale
+    unit = x.scale * layer.weight_scale
     factor = unit / layer.scale
-    offset = layer.weight.reshape(len(layer.weight), -1).sum(1, dtype=int) * before.zero_point
+    offset = layer.weight.reshape(len(layer.weight), -1).sum(1, dtype=int) * x.zero_point
     lowest = layer.zero_point if layer.relu else 0
     steps = (
         (
             "uint8",
             "input codes  $q_x$",
-            f"scale $S_x$ = {before.scale:.4g}, zero point $Z_x$ = {before.zero_point}",
+            f"scale $S_x$ = {x.scale:.4g}, zero point $Z_x$ = {x.zero_point}",
         ),
         (
             "int32",
