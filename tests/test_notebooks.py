@@ -28,6 +28,7 @@ EXPECTED = (
     "02_gpu_training",
     "03_fusion_and_calibration",
     "04_cpu_benchmark",
+    "06_accuracy_limits",
     "09_report",
 )
 

@@ -176,6 +176,7 @@ def round_weights(fused: nn.Module, name: str, weights: str = "per channel") -> 
     weight, observer = _weight(model.get_submodule(name)), WEIGHTS[weights]()
     observer(weight)
     scales, zero_points = observer.calculate_qparams()
+    zero_points = zero_points.int()
     low, high = observer.quant_min, observer.quant_max
     if weights == "per channel":
         rounded = torch.fake_quantize_per_channel_affine(weight, scales, zero_points, 0, low, high)

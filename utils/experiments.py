@@ -25,13 +25,14 @@ def sweep(
     name: str,
     run: Callable[..., Mapping | list[Mapping]],
     made_by: Mapping,
+    /,
     **grid: Sequence,
 ) -> pd.DataFrame:
     """Call ``run`` for every combination of the grid, or read what an earlier call made of it.
 
     The table is kept under ``artifacts/<profile>/experiments/`` by what made it: ``made_by``, the
-    grid, the source text of ``run``, the library's own source, and torch's version. Change any of
-    them and it is made anew.
+    grid, the source text of ``run``, the functions beside it and the plain values that it uses, the
+    library's own source, and torch's version. Change any of them and it is made anew.
 
     Parameters
     ----------
@@ -61,7 +62,7 @@ def sweep(
     made_by = {
         "made_by": dict(made_by),
         "grid": {key: list(values) for key, values in grid.items()},
-        "run": inspect.getsource(run),
+        "run": _sources(run),
         "library": _library(),
         "torch": torch.__version__,
     }
@@ -87,6 +88,16 @@ def _read(path: Path) -> pd.DataFrame:
             f"{path.name} in experiments/ is damaged ({type(error).__name__}): delete it and run "
             f"again."
         ) from error
+
+
+def _sources(run: Callable) -> list[str]:
+    """Source text of a function, and the functions and plain values of its module that it uses."""
+    used = inspect.getclosurevars(run).globals
+    functions = [f for f in used.values() if inspect.isfunction(f)]
+    beside = [inspect.getsource(f) for f in functions if f.__module__ == run.__module__]
+    plain = (bool, int, float, str, list, tuple)
+    values = [f"{name}={value!r}" for name, value in used.items() if isinstance(value, plain)]
+    return [inspect.getsource(run), *sorted(beside), *sorted(values)]
 
 
 @functools.cache
