@@ -379,8 +379,9 @@ def _verdict(row: dict, scale: float, zero_point: int, exact: Tensor, module: nn
         ranges = exact.abs().transpose(0, 1).flatten(1).amax(1)
         times = (ranges.max() / ranges.median()).item()
         if len(ranges) > 1 and times > OUTLIER:
+            loud = ranges.argmax()
             return (
-                f"outlier: channel {ranges.argmax()} reaches {times:.0f} times the median channel"
+                f"outlier: channel {loud} takes the range, {times:.0f} times the median channel's"
             )
         cause = "normalised as for the calibration?" if is_input else "calibrated on other data?"
         wide = (row["high"] - row["low"]) / (row["seen_high"] - row["seen_low"])

@@ -82,7 +82,7 @@ def measures_moved(table: DataFrame) -> tuple[Figure, str]:
     said = []
     for ax, dataset in zip(axes[0], datasets, strict=True):
         rows = table[table["dataset"] == dataset]
-        for look, (measure, line) in zip(LOOKS, rows.groupby("measure", sort=False), strict=True):
+        for look, (measure, line) in zip(LOOKS, rows.groupby("measure", sort=False), strict=False):
             ax.plot(line["bits"], line["moved"].clip(lower=0.05), label=measure, **look)
             beyond = line[line["moved"] > 1]["bits"]
             said.append(
