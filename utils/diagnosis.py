@@ -380,9 +380,7 @@ def _verdict(row: dict, scale: float, zero_point: int, exact: Tensor, module: nn
         times = (ranges.max() / ranges.median()).item()
         if len(ranges) > 1 and times > OUTLIER:
             loud = ranges.argmax()
-            return (
-                f"outlier: channel {loud} takes the range, {times:.0f} times the median channel's"
-            )
+            return f"outlier: channel {loud} takes the range, {times:.0f} times the median's"
         cause = "normalised as for the calibration?" if is_input else "calibrated on other data?"
         wide = (row["high"] - row["low"]) / (row["seen_high"] - row["seen_low"])
         return f"range too wide: {wide:.0f} times what the values need; {cause}"
