@@ -148,6 +148,16 @@ def test_rounded_weights_are_those_of_the_int8_layer(fused, images, weights):
     assert not torch.equal(fused.layer1[0].conv2.weight, model.layer1[0].conv2.weight)
 
 
+def test_only_some_channels_are_rounded(fused):
+    before = fused.layer1[0].conv2.weight.detach()
+    chosen = torch.tensor([3, 60])
+    every = diagnosis.round_weights(fused, "layer1.0.conv2").layer1[0].conv2.weight
+    some = diagnosis.round_weights(fused, "layer1.0.conv2", channels=chosen).layer1[0].conv2.weight
+    assert torch.equal(some[chosen], every[chosen])
+    changed = (some != before).flatten(1).any(1)
+    assert changed.nonzero().flatten().tolist() == [3, 60]
+
+
 def test_bits_lost_by_hand(float_model):
     model = quantization.fuse(float_model)
     with torch.no_grad():

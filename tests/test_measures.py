@@ -122,6 +122,19 @@ def test_cost(logits):
     assert found["sqnr_db"] == pytest.approx(expected, abs=1e-3)
 
 
+def test_the_class_that_loses_most_comes_first(logits):
+    reference, labels = logits
+    worse = reference.clone()
+    worse[labels == 3] = -worse[labels == 3]
+    table = measures.by_class(reference, worse, labels, tuple("abcde"))
+    assert table["class"].tolist()[0] == "d"
+    assert table["beyond chance"].tolist() == [True] + [False] * 4
+    assert (table["change"][1:] == 0).all()
+    of = labels == 3
+    found = 100 * (reference[of].argmax(1) == 3).double().mean().item()
+    assert table["float32"][0] == pytest.approx(found)
+
+
 def test_mean_interval_by_hand():
     mean, low, high = measures.mean_interval([1.0, 2.0, 3.0])
     half = 4.302653 / math.sqrt(3)  # Student's t for 2 degrees of freedom, deviation 1

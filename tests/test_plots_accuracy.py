@@ -108,7 +108,8 @@ def costs():
             "per_tensor_db": [40.0, 30.0, 50.0, 49.0],
             "gain_db": [0.5, 0.1, -0.1, 0.2],
             "points": [0.0, -0.1, 0.1, 0.0],
-            "bits_lost": [2.0, 1.0, 0.5, 0.4],
+            "predicted_db": [12.0, 20.0, 2.0, 4.0],
+            "shared_db": [2.0, 21.0, 2.0, 4.0],
         }
     )
 
@@ -125,8 +126,8 @@ def test_layer_costs(costs):
 def test_layer_ranks(costs):
     fig, alt = plots_accuracy.layer_ranks(costs)
     check(fig, alt)
-    assert [t.get_text() for t in fig.axes[0].texts] == ["conv1", "fc", "layer1.0.conv1"]
-    assert "lowest layer1.0.conv1, conv1, fc" in alt
+    assert {t.get_text() for t in fig.axes[0].texts} == {"conv1", "fc", "layer1.0.conv1"}
+    assert "farthest from the prediction: conv1, highest cost: layer1.0.conv1." in alt
 
 
 def test_shifts():

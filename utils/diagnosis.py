@@ -149,7 +149,9 @@ def quantize_only(
     return ptq.convert(prepared)
 
 
-def round_weights(fused: nn.Module, name: str, weights: str = "per channel") -> nn.Module:
+def round_weights(
+    fused: nn.Module, name: str, weights: str = "per channel", channels: Tensor | None = None
+) -> nn.Module:
     """Round the weights of one layer to 8 bits and leave everything else in float32.
 
     Parameters
@@ -159,6 +161,8 @@ def round_weights(fused: nn.Module, name: str, weights: str = "per channel") -> 
     name : str
         Of a layer with weights.
     weights : {"per channel", "per tensor"}
+    channels : Tensor of int64, optional
+        Output channels to round; all by default.
 
     Returns
     -------
@@ -182,7 +186,8 @@ def round_weights(fused: nn.Module, name: str, weights: str = "per channel") -> 
         rounded = torch.fake_quantize_per_channel_affine(weight, scales, zero_points, 0, low, high)
     else:
         rounded = torch.fake_quantize_per_tensor_affine(weight, scales, zero_points, low, high)
-    weight.copy_(rounded)
+    chosen = slice(None) if channels is None else channels
+    weight[chosen] = rounded[chosen]
     return model
 
 

@@ -7,7 +7,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 from torch import Tensor
 
 from utils.quantization import sqnr
-from utils.statistics import compare
+from utils.statistics import beyond_chance, compare
 
 BINS = 15  # of the calibration error, as in Guo et al. 2017
 
@@ -204,6 +204,35 @@ def cost(float_logits: Tensor, int8_logits: Tensor, labels: Tensor) -> dict[str,
         "points": 100 * paired.difference,
         "p": paired.mcnemar_p,
     }
+
+
+def by_class(
+    float_logits: Tensor, int8_logits: Tensor, labels: Tensor, classes: tuple[str, ...]
+) -> pd.DataFrame:
+    """Compare two models class by class, the class that loses most first.
+
+    Parameters
+    ----------
+    float_logits, int8_logits : Tensor
+        Floating point, shape (N, classes).
+    labels : Tensor
+        int64, shape (N,); every class has images.
+    classes : tuple of str
+
+    Returns
+    -------
+    DataFrame
+        Columns class, float32 (accuracy in percent), change (int8 - float32, in points), p
+        (McNemar's, exact), beyond chance (with Holm's correction for asking about every class).
+    """
+    rows = []
+    for number, name in enumerate(classes):
+        of = labels == number
+        paired = compare(float_logits[of], int8_logits[of], labels[of])
+        rows.append((name, 100 * paired.accuracy_a, 100 * paired.difference, paired.mcnemar_p))
+    table = pd.DataFrame(rows, columns=["class", "float32", "change", "p"])
+    table["beyond chance"] = beyond_chance(table["p"])
+    return table.sort_values("change", ignore_index=True)
 
 
 def mean_interval(values) -> tuple[float, float, float]:

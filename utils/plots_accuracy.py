@@ -222,8 +222,8 @@ def layer_costs(table: DataFrame) -> tuple[Figure, str]:
     )
 
 
-def scatter(ax: Axes, table: DataFrame, x: str, y: str) -> None:
-    """Draw a layer a point and name the lowest three.
+def scatter(ax: Axes, table: DataFrame, x: str, y: str, named: list[str]) -> None:
+    """Draw a layer a point and name some of them.
 
     Parameters
     ----------
@@ -231,12 +231,15 @@ def scatter(ax: Axes, table: DataFrame, x: str, y: str) -> None:
     table : DataFrame
         Columns layer, ``x`` and ``y``.
     x, y : str
+    named : list of str
+        Layers.
     """
-    ax.scatter(table[x], table[y], color=INT8, marker="s", edgecolor="black")
-    for row in table.nsmallest(3, y).to_dict("records"):
-        place = {"xytext": (6, 3), "textcoords": "offset points", "fontsize": 8}
-        ax.annotate(row["layer"], (row[x], row[y]), **place)
-    ax.margins(x=0.25, y=0.1)
+    ax.scatter(table[x], table[y], color=INT8, marker="s", edgecolor="black", zorder=3)
+    for row in table[table["layer"].isin(named)].to_dict("records"):
+        right = row[x] > table[x].mean()  # the name goes towards the middle
+        place = {"xytext": (-6 if right else 6, 4), "textcoords": "offset points", "fontsize": 8}
+        ax.annotate(row["layer"], (row[x], row[y]), ha="right" if right else "left", **place)
+    ax.margins(x=0.1, y=0.12)
     ax.grid(alpha=0.3)
 
 
@@ -247,26 +250,32 @@ def layer_ranks(table: DataFrame) -> tuple[Figure, str]:
     ----------
     table : DataFrame
         Columns layer, layer_db (SQNR of the logits with this layer alone in int8), points (its
-        change of accuracy), per_tensor_db (with its weights alone rounded, one scale for all) and
-        bits_lost (by the median channel).
+        change of accuracy), predicted_db and shared_db (what one scale for all channels should
+        cost and does cost).
 
     Returns
     -------
     Figure, str
         The figure and its alt text.
     """
-    fig, (ranks, ranges) = figure(1, 2, size=(10, 3.9))
-    scatter(ranks, table, "points", "layer_db")
+    fig, (ranks, ranges) = figure(1, 2, size=(10, 4.2))
+    lowest = table.nsmallest(3, "layer_db")["layer"].tolist()
+    scatter(ranks, table, "points", "layer_db", lowest)
     y = "SQNR of the logits (dB)"
     label(ranks, "The layer alone in int8", "change of accuracy (points)", y)
-    scatter(ranges, table, "bits_lost", "per_tensor_db")
-    x = "bits that the median channel loses"
-    label(ranges, "Its weights alone, one scale for all channels", x, y)
-    lowest = [", ".join(table.nsmallest(3, c)["layer"]) for c in ("layer_db", "per_tensor_db")]
+    away = (table["predicted_db"] - table["shared_db"]).abs()
+    named = table.loc[[away.idxmax(), table["shared_db"].idxmax()], "layer"].tolist()
+    scatter(ranges, table, "predicted_db", "shared_db", named)
+    ends = [0, table[["predicted_db", "shared_db"]].max(axis=None)]
+    ranges.plot(ends, ends, color="black", linestyle=":", label="as predicted")
+    ranges.legend(frameon=False, fontsize=8, loc="lower right")
+    title = "Its weights alone: one scale for all channels"
+    label(ranges, title, "6.02 dB for each bit that the median channel loses", "measured cost (dB)")
     return fig, (
         f"Two scatter plots of {len(table)} layers. SQNR of the logits against the change of "
-        f"accuracy, lowest {lowest[0]}; and with the weights alone rounded, against the bits that "
-        f"the median channel loses to a shared scale, lowest {lowest[1]}."
+        f"accuracy; lowest SQNR: {', '.join(lowest)}. What one scale for all channels costs, "
+        f"measured against predicted from the ranges; farthest from the prediction: {named[0]}, "
+        f"highest cost: {named[1]}."
     )
 
 
