@@ -135,12 +135,15 @@ def test_shifts():
         {"kind": ["rotated"] * 2 + ["noisy"] * 2, "strength": [1, 5] * 2}
         | {"float32": [99.0, 50.0, 98.0, 90.0], "int8": [99.0, 49.0, 98.0, 91.0]}
     )
-    apart = table[["kind", "strength"]].assign(mean=[0, -1.0, 0, 1.0], low=-2.0, high=2.0)
+    apart = table[["kind", "strength"]].assign(bits=7, mean=[0, -1.0, 0, 1.0], low=-2.0, high=2.0)
+    apart = pd.concat([apart, apart.assign(bits=8)])
     fig, alt = plots_accuracy.shifts(table, apart)
     check(fig, alt)
     assert len(fig.axes) == 4
     assert "rotated: float32 50.0 %, int8 49.0 %" in alt
     float_line, int8_line = fig.axes[0].lines
+    legend = [t.get_text() for t in fig.axes[len(fig.axes) // 2].get_legend().get_texts()]
+    assert legend == ["7 bits", "8 bits"]
     assert (float_line.get_color(), int8_line.get_color()) == (plots.FLOAT, plots.INT8)
 
 

@@ -287,7 +287,7 @@ def shifts(table: DataFrame, differences: DataFrame) -> tuple[Figure, str]:
     table : DataFrame
         Columns kind, strength, float32 and int8 (accuracy in percent).
     differences : DataFrame
-        Columns kind, strength, mean, low and high (int8 - float32, in points).
+        Columns kind, strength, bits, mean, low and high (int8 - float32, in points).
 
     Returns
     -------
@@ -304,17 +304,22 @@ def shifts(table: DataFrame, differences: DataFrame) -> tuple[Figure, str]:
         top, bottom = axes[:, column]
         top.plot(rows["strength"], rows["float32"], label="float32", **STYLE[FLOAT])
         top.plot(rows["strength"], rows["int8"], label="int8", linestyle="--", **STYLE[INT8])
-        spread = [apart["mean"] - apart["low"], apart["high"] - apart["mean"]]
-        bottom.errorbar(apart["strength"], apart["mean"], yerr=spread, capsize=3, **STYLE[INT8])
-        bottom.axhline(0, **{"color": FLOAT, "linewidth": 1.5})
-        bottom.set_xticks(apart["strength"])
+        for look, (bits, line) in zip(LOOKS, apart.groupby("bits"), strict=False):
+            spread = [line["mean"] - line["low"], line["high"] - line["mean"]]
+            name = f"{bits} bits"
+            bottom.errorbar(
+                line["strength"], line["mean"], spread, label=name, capsize=3, markersize=5, **look
+            )
+        bottom.axhline(0, color=FLOAT, linewidth=1.5)
+        bottom.set_xticks(rows["strength"])
         label(top, kind)
         label(bottom, "", "strength")
         last = rows.iloc[-1]
         said.append(f"{kind}: float32 {last['float32']:.1f} %, int8 {last['int8']:.1f} %")
     axes[0][0].set_ylabel("accuracy (%)")
     axes[1][0].set_ylabel("int8 - float32 (points)")
-    axes[0][0].legend(frameon=False, fontsize=8)
+    for ax in axes[:, 0]:
+        ax.legend(frameon=False, fontsize=8)
     return fig, (
         f"Accuracy over five strengths of {len(kinds)} shifts, float32 and int8, and below their "
         f"difference with 95 % intervals around zero. At strength 5: {'; '.join(said)}."
