@@ -42,11 +42,12 @@ def lines(
     fig, axes = figure(1, len(tables), size=(5 * len(tables), 3.8), squeeze=False)
     said = []
     for ax, (y_label, table) in zip(axes[0], tables.items(), strict=True):
-        for look, (name, rows) in zip(LOOKS, table.groupby(by, sort=False), strict=False):
+        middle = (table[by].nunique() - 1) / 2
+        for number, (name, rows) in enumerate(table.groupby(by, sort=False)):
             spread = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
-            ax.errorbar(
-                rows[x], rows["mean"], yerr=spread, capsize=3, markersize=5, label=name, **look
-            )
+            beside = rows[x] * base ** (0.12 * (number - middle))  # so that no bar hides another
+            look = {"capsize": 3, "markersize": 5, **LOOKS[number]}
+            ax.errorbar(beside, rows["mean"], yerr=spread, label=name, **look)
             first, last = rows.iloc[0], rows.iloc[-1]
             said.append(
                 f"{y_label}, {name}: {first['mean']:.3g} at {first[x]:,}, "
@@ -122,7 +123,7 @@ def margin_histogram(float_margin, int8_margin, flipped) -> tuple[Figure, str]:
         The figure and its alt text.
     """
     fig, ax = figure(size=(8, 3.6))
-    edges = linspace(0, float(max(float_margin.max(), int8_margin.max())), 60)
+    edges = linspace(0, float(max(float_margin.max(), int8_margin.max())), 25)
     for values, colour, dashes, name in (
         (float_margin, FLOAT, "-", "float32"),
         (int8_margin, INT8, "--", "int8"),
@@ -205,7 +206,8 @@ def layer_costs(table: DataFrame) -> tuple[Figure, str]:
     }
     for look, (column, name) in zip(LOOKS, looks.items(), strict=False):
         alone.plot(x, table[column], label=name, **look)
-    alone.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
+    alone.margins(y=0.2)  # room for the legend
+    alone.legend(frameon=False, fontsize=8, loc="lower center", ncols=3)
     alone.grid(axis="y", alpha=0.3)
     label(alone, "One layer alone: lower is worse", y="SQNR of the logits (dB)")
     back.bar(x, table["gain_db"], color=INT8, hatch="//", edgecolor="black")
@@ -240,6 +242,7 @@ def scatter(ax: Axes, table: DataFrame, x: str, y: str, named: list[str]) -> Non
         place = {"xytext": (-6 if right else 6, 4), "textcoords": "offset points", "fontsize": 8}
         ax.annotate(row["layer"], (row[x], row[y]), ha="right" if right else "left", **place)
     ax.margins(x=0.1, y=0.12)
+    ax.locator_params(axis="x", nbins=6)
     ax.grid(alpha=0.3)
 
 
