@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import http.server
+import pickle
 import socket
 import struct
 import threading
@@ -11,7 +12,7 @@ import pytest
 import torch
 import torchvision
 
-from utils import data
+from utils import data, settings
 from utils.data import DataError
 
 FILES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
@@ -111,7 +112,7 @@ def test_load_says_where_the_data_came_from(course, capsys):
 
 
 def test_an_unknown_name(course):
-    with pytest.raises(ValueError, match="unknown dataset 'cifar'; known: mnist, fashion"):
+    with pytest.raises(ValueError, match="unknown dataset 'cifar'; known: mnist, fashion, cifar10"):
         data.load(course, "cifar")
 
 
@@ -339,3 +340,146 @@ def test_random_shift_reaches_every_offset():
     moved = data.random_shift(image.expand(200, 1, 3, 3), 1)
     assert moved.sum(0).flatten().gt(0).all()
     assert (moved.sum((1, 2, 3)) == 1).all()
+
+
+# Harder digits
+
+
+@pytest.fixture(scope="module")
+def harder():
+    environ = {"COURSE_PROFILE": "quick", "COURSE_DATA": "digits", "COURSE_DEVICE": "cpu"}
+    return data.load(settings.load(environ), "fashion", announce=False)
+
+
+def test_harder_digits_say_so_and_keep_their_labels(harder, digits):
+    assert harder.source == data.HARDER != data.DIGITS
+    assert harder.is_fallback
+    assert torch.equal(harder.train_labels, digits.train_labels)
+    assert harder.train_images.shape == digits.train_images.shape
+    assert harder.train_images.dtype == torch.uint8
+    assert not torch.equal(harder.test_images, digits.test_images)
+
+
+def test_harder_digits_are_the_same_every_time(harder, course):
+    again = data.load(course, "fashion", announce=False)
+    assert torch.equal(again.train_images, harder.train_images)
+    assert torch.equal(again.test_images, harder.test_images)
+
+
+def test_harder_digits_are_harder_but_not_hopeless(harder):
+    """A classifier by nearest class mean: better than chance, far worse than on plain digits."""
+    means = torch.stack(
+        [harder.train_images[harder.train_labels == d].float().mean(0) for d in range(10)]
+    )
+    distance = torch.cdist(harder.test_images.flatten(1).float(), means.flatten(1))
+    share = (distance.argmin(1) == harder.test_labels).double().mean()
+    assert 0.2 < share < 0.7
+
+
+# CIFAR-10
+
+
+@pytest.fixture
+def cifar(course, monkeypatch):
+    """Ten tiny pictures in CIFAR-10's format, with checksums to match."""
+    folder = course.data_dir / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    classes = [f"class {i}" for i in range(10)]
+
+    def write(name, content):
+        (folder / name).write_bytes(pickle.dumps(content))
+        return name, hashlib.md5((folder / name).read_bytes()).hexdigest()
+
+    pixels = torch.arange(10 * 3072).remainder(251).to(torch.uint8).reshape(10, 3072).numpy()
+    batch = {"data": pixels, "labels": list(range(10))}
+    kind = torchvision.datasets.CIFAR10
+    monkeypatch.setattr(kind, "train_list", [write("data_batch_1", batch)])
+    monkeypatch.setattr(kind, "test_list", [write("test_batch", batch)])
+    name, md5 = write("batches.meta", {"label_names": classes})
+    meta = {"filename": name, "key": "label_names", "md5": md5}
+    monkeypatch.setattr(kind, "meta", meta)
+    return pixels
+
+
+def test_cifar10_is_read_from_disk(course, cifar):
+    dataset = data.load(full(course), "cifar10", announce=False)
+    assert dataset.source == "CIFAR-10 (torchvision)"
+    assert dataset.train_images.shape == (10, 3, 32, 32)
+    assert dataset.train_images.flatten(1).tolist() == cifar.tolist()
+    assert dataset.test_labels.tolist() == list(range(10))
+    assert dataset.classes[3] == "class 3"
+    assert not dataset.is_fallback
+
+
+def test_cifar10_is_an_option_of_the_full_profile(course, cifar):
+    assert data.has_cifar10(full(course))
+    assert not data.has_cifar10(course)
+
+
+def test_cifar10_is_never_downloaded(course, monkeypatch):
+    monkeypatch.setattr(data, "_reachable", lambda _: pytest.fail("network"))
+    assert not data.has_cifar10(full(course))
+    with pytest.raises(DataError, match=r"CIFAR-10 is not in data/.*never downloaded"):
+        data.load(full(course), "cifar10")
+
+
+def test_a_damaged_cifar10_is_an_error(course, cifar):
+    (course.data_dir / "cifar-10-batches-py" / "test_batch").write_bytes(b"hello")
+    with pytest.raises(DataError, match="damaged"):
+        data.load(full(course), "cifar10")
+
+
+# Shifted test data
+
+
+@pytest.mark.parametrize("kind", data.SHIFTS)
+def test_a_shift_grows_with_its_strength(digits, kind):
+    images = digits.test_images[:200]
+    assert torch.equal(data.shift(images, kind, 0), images)
+    apart = []
+    for strength in data.STRENGTHS:
+        found = data.shift(images, kind, strength, seed=1)
+        assert found.dtype == torch.uint8
+        assert found.shape == images.shape
+        assert torch.equal(found, data.shift(images, kind, strength, seed=1))
+        apart.append((found.float() - images.float()).abs().mean().item())
+    assert apart == sorted(apart)
+    assert apart[0] > 0
+
+
+@pytest.mark.parametrize("kind", ["rotated", "noisy"])
+def test_the_seed_decides_what_is_random(digits, kind):
+    images = digits.test_images[:20]
+    one, other = (data.shift(images, kind, 3, seed) for seed in (1, 2))
+    assert not torch.equal(one, other)
+
+
+def test_shifts_by_hand():
+    images = torch.tensor([[0, 100, 200, 250, 10]], dtype=torch.uint8).expand(1, 1, 5, 5)
+    inverted = data.shift(images, "inverted", 2)
+    assert inverted[0, 0, 0].tolist() == [255, 155, 200, 250, 10]
+    assert images[0, 0, 0, 0] == 0  # not changed
+    assert data.shift(images, "inverted", 5)[0, 0, 0].tolist() == [255, 155, 55, 5, 245]
+    lowered = data.shift(images, "low contrast", 5)  # a tenth of the contrast is left, mean 112
+    assert lowered[0, 0, 0].tolist() == [101, 111, 121, 126, 102]
+
+
+def test_noise_has_the_deviation_it_says():
+    grey = torch.full((50, 1, 28, 28), 128, dtype=torch.uint8)
+    noise = data.shift(grey, "noisy", 1).float() - 128
+    assert noise.std().item() == pytest.approx(25, rel=0.03)
+
+
+def test_rotation_is_counterclockwise_about_the_center():
+    images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+    images[:, 0, 4, 14] = 255  # above the center
+    turned = data.rotate(images, torch.tensor([90.0, 180.0]))
+    assert turned[0].nonzero().tolist() == [[0, 13, 4]]  # left of it
+    assert turned[1].nonzero().tolist() == [[0, 23, 13]]  # below it
+    assert torch.equal(data.rotate(images, torch.zeros(2)), images)
+
+
+@pytest.mark.parametrize(("kind", "strength"), [("blurred", 1), ("noisy", 6), ("noisy", -1)])
+def test_unknown_shifts(digits, kind, strength):
+    with pytest.raises(ValueError, match=f"kind '{kind}', strength {strength}: known are rotated"):
+        data.shift(digits.test_images, kind, strength)

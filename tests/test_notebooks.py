@@ -29,6 +29,7 @@ EXPECTED = (
     "03_fusion_and_calibration",
     "04_cpu_benchmark",
     "05_integer_arithmetic",
+    "06_accuracy_limits",
     "09_report",
 )
 

@@ -84,3 +84,16 @@ def test_wilson_interval(correct, images):
 def test_wilson_interval_of_the_impossible(correct, images):
     with pytest.raises(ValueError, match=f"{correct} correct of {images} images is not possible"):
         statistics.accuracy_interval(correct, images)
+
+
+def test_mcnemar_from_the_flips_alone():
+    assert statistics.mcnemar_p(0, 5) == pytest.approx(2 / 2**5)
+    assert statistics.mcnemar_p(3, 3) == 1
+    assert statistics.mcnemar_p(0, 0) == 1
+
+
+def test_many_tests_by_hand():
+    """Holm: the smallest p against level / 4, the next against level / 3, and so on."""
+    assert statistics.beyond_chance([0.012, 0.017, 0.9, 0.026]) == [True, False, False, False]
+    assert statistics.beyond_chance([0.012, 0.016, 0.9, 0.024]) == [True, True, False, True]
+    assert statistics.beyond_chance([0.04]) == [True]

@@ -278,6 +278,25 @@ def test_recipe_for(course, digits, profile, fallback, short, images):
     assert (recipe.data_source, recipe.seed) == (dataset.source, 3)
 
 
+def test_harder_data_is_trained_for_longer_and_digits_keep_their_recipe(course, digits):
+    full = dataclasses.replace(course, profile="full")
+    pixels = torch.zeros((), dtype=torch.uint8).expand(60_000, 1, 28, 28)
+    mnist = dataclasses.replace(digits, source="MNIST (torchvision)", train_images=pixels)
+    fashion = dataclasses.replace(mnist, name="fashion", source="Fashion-MNIST (torchvision)")
+    assert training.recipe_for(full, mnist).epochs == 6
+    assert training.recipe_for(full, fashion).epochs == 12
+
+
+def test_the_network_takes_the_channels_of_the_data(few, recipe):
+    colour = dataclasses.replace(
+        few,
+        train_images=few.train_images.expand(-1, 3, -1, -1),
+        test_images=few.test_images.expand(-1, 3, -1, -1),
+    )
+    model, _ = training.train(colour, dataclasses.replace(recipe, epochs=1))
+    assert model.conv1.in_channels == 3
+
+
 def test_predict_equals_one_big_batch(float_model, images):
     with torch.inference_mode():
         expected = float_model(images)

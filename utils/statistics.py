@@ -1,8 +1,10 @@
 """Compare two classifiers on the same images: paired, because unpaired hides what happened."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
 from torch import Tensor
@@ -70,7 +72,6 @@ def compare(logits_a: Tensor, logits_b: Tensor, labels: Tensor) -> Comparison:
     n = len(labels)
     both, neither = (right_a & right_b).sum().item(), (~right_a & ~right_b).sum().item()
     a_only, b_only = (right_a & ~right_b).sum().item(), (~right_a & right_b).sum().item()
-    test = mcnemar([[both, a_only], [b_only, neither]], exact=True)
     cells = DescrStatsW([-1, 1, 0], weights=[a_only + 0.5, b_only + 0.5, both + neither + 1])
     low, high = cells.zconfint_mean()
     return Comparison(
@@ -80,11 +81,39 @@ def compare(logits_a: Tensor, logits_b: Tensor, labels: Tensor) -> Comparison:
         a_only=a_only,
         b_only=b_only,
         flips=(a != b).sum().item(),
-        mcnemar_p=float(test.pvalue),
+        mcnemar_p=mcnemar_p(a_only, b_only),
         difference=(b_only - a_only) / n,
         low=float(low),
         high=float(high),
     )
+
+
+def mcnemar_p(a_only: int, b_only: int) -> float:
+    """Return the exact two-sided p value of McNemar's test (1947).
+
+    Parameters
+    ----------
+    a_only, b_only : int
+        Images that only the one, only the other classifier gets right. Those that both or neither
+        gets right do not enter.
+    """
+    return float(mcnemar([[0, a_only], [b_only, 0]], exact=True).pvalue)
+
+
+def beyond_chance(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
+    """Say which of many tests hold when all are asked at once.
+
+    Holm: A Simple Sequentially Rejective Multiple Test Procedure (1979). The probability of a
+    single false alarm among all is at most ``level``.
+
+    Parameters
+    ----------
+    p_values : sequence of float
+        At least one.
+    level : float
+    """
+    rejected, *_ = multipletests(list(p_values), level, method="holm")
+    return rejected.tolist()
 
 
 def accuracy_interval(correct: int, images: int) -> tuple[float, float]:

@@ -1,0 +1,344 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from utils import data, diagnosis, quantization
+from utils.models import tq
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # those that utils.models silences
+
+
+@pytest.fixture(scope="module")
+def fused(float_model):
+    return quantization.fuse(float_model)
+
+
+@pytest.fixture(scope="module")
+def raw(digits):
+    """The calibration images of conftest before normalisation, float32, 0 to 255."""
+    chosen = torch.randperm(4000, generator=torch.Generator().manual_seed(0))[:64]
+    return digits.train_images[chosen].float()
+
+
+def logits(model, images):
+    with torch.inference_mode():
+        return model(images)
+
+
+# Observers and qconfigs
+
+
+def test_percentile_observer_cuts_what_is_rare():
+    values = torch.linspace(0, 1, 10_000)
+    observer = diagnosis.PercentileObserver(99.0)
+    observer(torch.cat([values, torch.tensor([50.0])]))
+    scale, zero_point = observer.calculate_qparams()
+    assert 255 * scale.item() == pytest.approx(0.99, abs=0.04)  # to a bin of 50 / 2048
+    assert zero_point.item() == 0
+
+
+def test_percentile_observer_cuts_both_ends():
+    values = torch.randn(100_000, generator=torch.manual_seed(0))
+    observer = diagnosis.PercentileObserver(97.725)  # two deviations
+    observer(values)
+    scale, zero_point = (v.item() for v in observer.calculate_qparams())
+    assert -scale * zero_point == pytest.approx(-2, abs=0.05)
+    assert scale * (255 - zero_point) == pytest.approx(2, abs=0.05)
+
+
+def test_the_hundredth_percentile_is_min_max():
+    values = torch.randn(1000, generator=torch.manual_seed(0))
+    observers = diagnosis.PercentileObserver(100), tq.MinMaxObserver()
+    (ours, _), (theirs, _) = (o(values) is None or o.calculate_qparams() for o in observers)
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("percentile", [50, 0, -1, 100.1])
+def test_impossible_percentiles(percentile):
+    with pytest.raises(ValueError, match=f"percentile={percentile}: choose more than 50"):
+        diagnosis.PercentileObserver(percentile)
+
+
+def test_the_default_qconfig_is_that_of_fbgemm(float_model, images):
+    if quantization.default_engine() != "fbgemm":
+        pytest.skip("another engine has another default")
+    theirs = quantization.quantize(float_model, images)
+    ours = quantization.quantize(float_model, images, qconfig=diagnosis.qconfig())
+    assert torch.equal(logits(ours, images), logits(theirs, images))
+
+
+def test_qconfig_keeps_its_choices():
+    made = diagnosis.qconfig("min-max", weights="per tensor", activations="symmetric", bits=5)
+    activation, weight = made.activation(), made.weight()
+    assert type(activation) is tq.MinMaxObserver
+    assert (activation.quant_min, activation.quant_max) == (0, 31)
+    assert weight.qscheme == torch.per_tensor_symmetric
+    activation(torch.tensor([0.0, 3.1]))
+    scale, zero_point = activation.calculate_qparams()
+    assert zero_point.item() == 15
+    assert scale.item() == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("name", diagnosis.OBSERVERS)
+def test_every_observer_gives_a_working_model(fused, images, name):
+    prepared = quantization.prepare(fused, qconfig=diagnosis.qconfig(name))
+    quantization.calibrate(prepared, images)
+    found = logits(quantization.convert(prepared), images)
+    assert quantization.sqnr(logits(fused, images), found) > 15
+
+
+@pytest.mark.parametrize(
+    "choice", [{"observer": "x"}, {"weights": "x"}, {"activations": "x"}, {"bits": 9}]
+)
+def test_unknown_choices(choice):
+    with pytest.raises(ValueError, match=r"unknown choice (?:'x'|9); known: "):
+        diagnosis.qconfig(**choice)
+
+
+# Single layers
+
+
+def test_weighted_layers(fused):
+    names = diagnosis.weighted_layers(fused)
+    assert len(names) == 21
+    assert names[0] == "conv1"
+    assert names[-1] == "fc"
+    assert "layer2.0.downsample.0" in names
+
+
+def test_one_layer_alone_is_int8(fused, images):
+    model = diagnosis.quantize_only(fused, "layer2.0.conv1", images)
+    integer = [n for n, m in model.named_modules() if hasattr(m, "scale")]
+    assert integer == ["layer2.0.conv1.quant", "layer2.0.conv1.module"]
+    noise = quantization.sqnr(logits(fused, images), logits(model, images))
+    assert 20 < noise < math.inf
+    assert isinstance(fused.layer2[0].conv1[0], nn.Conv2d)  # not changed
+
+
+def test_all_but_one(fused, int8_model, images):
+    model = diagnosis.quantize_all_but(fused, int8_model, "layer2.0.conv1")
+    mixed = model.layer2[0].conv1
+    assert torch.equal(mixed[1][0].weight, fused.layer2[0].conv1[0].weight)
+    assert (mixed[2].scale, mixed[2].zero_point) == (
+        int8_model.layer2[0].conv1.scale,
+        int8_model.layer2[0].conv1.zero_point,
+    )
+    found = logits(model, images)
+    assert found.shape == (64, 10)
+    assert not torch.equal(found, logits(int8_model, images))
+
+
+def test_float32_layers_of_a_mixed_model_are_left_out(float_model, fused, int8_model, images):
+    model = diagnosis.quantize_all_but(fused, int8_model, "layer2.0.conv1")
+    layers = diagnosis.diagnose(float_model, model, images)["layer"]
+    assert "layer2.0.conv1" not in set(layers)
+    assert len(layers) == 29
+
+
+@pytest.mark.parametrize("weights", diagnosis.WEIGHTS)
+def test_rounded_weights_are_those_of_the_int8_layer(fused, images, weights):
+    model = diagnosis.round_weights(fused, "layer1.0.conv2", weights)
+    prepared = quantization.prepare(fused, qconfig=diagnosis.qconfig(weights=weights))
+    quantization.calibrate(prepared, images)
+    expected = quantization.convert(prepared).layer1[0].conv2.weight().dequantize()
+    torch.testing.assert_close(model.layer1[0].conv2.weight.detach(), expected)
+    assert not torch.equal(fused.layer1[0].conv2.weight, model.layer1[0].conv2.weight)
+
+
+def test_only_some_channels_are_rounded(fused):
+    before = fused.layer1[0].conv2.weight.detach()
+    chosen = torch.tensor([3, 60])
+    every = diagnosis.round_weights(fused, "layer1.0.conv2").layer1[0].conv2.weight
+    some = diagnosis.round_weights(fused, "layer1.0.conv2", channels=chosen).layer1[0].conv2.weight
+    assert torch.equal(some[chosen], every[chosen])
+    changed = (some != before).flatten(1).any(1)
+    assert changed.nonzero().flatten().tolist() == [3, 60]
+
+
+def test_bits_lost_by_hand(float_model):
+    model = quantization.fuse(float_model)
+    with torch.no_grad():
+        model.fc.weight.clamp_(-1, 1)
+        model.fc.weight[0, 0] = 4
+        model.fc.weight[1] = 0.5
+    lost = diagnosis.bits_lost(model, "fc")
+    assert lost[0] == 0
+    assert lost[1] == 3
+    assert lost.shape == (10,)
+
+
+@pytest.mark.parametrize("call", ["quantize_only", "quantize_all_but", "round_weights"])
+def test_unknown_layers(fused, int8_model, images, call):
+    arguments = {
+        "quantize_only": (fused, "layer9", images),
+        "quantize_all_but": (fused, int8_model, "layer9"),
+        "round_weights": (fused, "layer9"),
+    }[call]
+    with pytest.raises(ValueError, match=r"no layer with weights 'layer9'; there are: conv1, "):
+        getattr(diagnosis, call)(*arguments)
+
+
+# The planted outlier
+
+
+def test_a_planted_outlier_leaves_the_float_function_alone(float_model, images):
+    planted = diagnosis.plant_outlier(float_model, channel=3, factor=32)
+    torch.testing.assert_close(
+        logits(planted, images), logits(float_model, images), rtol=1e-3, atol=1e-3
+    )
+    before, after = (
+        quantization.layer_outputs(quantization.fuse(m), images)["layer1.0.conv1"]
+        for m in (float_model, planted)
+    )
+    torch.testing.assert_close(after[:, 3], 32 * before[:, 3], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(after[:, 4], before[:, 4], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("channel", "factor"), [(64, 2), (-1, 2), (0, 0), (0, -3)])
+def test_impossible_outliers(float_model, channel, factor):
+    with pytest.raises(ValueError, match=f"channel={channel}, factor={factor}: choose 0 to 63"):
+        diagnosis.plant_outlier(float_model, channel, factor)
+
+
+# Diagnose: faults are planted, the culprit is named
+
+
+def guilty(float_model, int8_model, images):
+    return diagnosis.culprit(diagnosis.diagnose(float_model, int8_model, images))
+
+
+def test_a_healthy_model_has_no_fault(float_model, int8_model, images):
+    table = diagnosis.diagnose(float_model, int8_model, images)
+    assert (table["verdict"] == "ok").all(), table[table["verdict"] != "ok"].to_string()
+    assert diagnosis.culprit(table) is None
+    assert table["layer"].tolist() == list(quantization.layer_outputs(int8_model, images[:1]))
+
+
+@pytest.mark.parametrize("observer", diagnosis.OBSERVERS)
+def test_no_observer_is_a_fault_in_itself(float_model, images, observer):
+    made = diagnosis.qconfig(observer)
+    model = quantization.quantize(float_model, images, qconfig=made)
+    assert guilty(float_model, model, images) is None
+
+
+@pytest.mark.parametrize("channel", [0, 17, 63])
+def test_an_outlier_channel_is_named(float_model, images, channel):
+    planted = diagnosis.plant_outlier(float_model, channel, 100)
+    model = quantization.quantize(planted, images, qconfig=diagnosis.qconfig("min-max"))
+    row = guilty(planted, model, images)
+    assert row["layer"] == "layer1.0.conv1"
+    assert row["verdict"].startswith(f"outlier: channel {channel} takes the range")
+    assert row["own_db"] < 20 < row["weight_db"]
+
+
+def test_the_sqnr_of_the_whole_layer_would_not_have_found_it(float_model, images):
+    planted = diagnosis.plant_outlier(float_model, 5, 1000)
+    model = quantization.quantize(planted, images, qconfig=diagnosis.qconfig("min-max"))
+    row = guilty(planted, model, images)
+    assert row["own_db"] < 5 < 20 < row["sqnr_db"]
+
+
+@pytest.mark.parametrize("layer", ["quant", "layer2.0.conv1", "layer3.1.add_relu", "fc"])
+def test_an_uncalibrated_observer_is_named(float_model, fused, images, layer):
+    prepared = quantization.prepare(fused)
+    quantization.calibrate(prepared, images)
+    fresh = prepared.qconfig.activation()
+    prepared.set_submodule(f"{layer}.activation_post_process", fresh)
+    model = tq.convert(prepared)  # the course's convert() would refuse
+    row = guilty(float_model, model, images)
+    assert row["layer"] == layer
+    assert row["verdict"].startswith("never calibrated")
+
+
+@pytest.mark.parametrize("layer", ["layer1.1", "layer4.0"])
+def test_per_tensor_weights_are_named_where_they_hurt_most(float_model, images, layer):
+    spread = copy.deepcopy(float_model)
+    block = spread.get_submodule(layer)
+    with torch.no_grad():  # as if batch norm had left channels of very different range
+        factors = torch.logspace(0, -2, len(block.bn1.weight))
+        block.bn1.weight *= factors
+        block.bn1.bias *= factors
+        block.conv2.weight /= factors[None, :, None, None]
+    made = diagnosis.qconfig(weights="per tensor")
+    table = diagnosis.diagnose(spread, quantization.quantize(spread, images, qconfig=made), images)
+    row = diagnosis.culprit(table)
+    assert row["layer"] in (f"{layer}.conv1", f"{layer}.conv2")
+    assert "per-tensor weights: channel" in row["verdict"] or "outlier" in row["verdict"]
+    weighted = table.dropna(subset="weight_db")
+    assert weighted["weight_db"].idxmin() == table[table["layer"] == f"{layer}.conv1"].index[0]
+
+
+def test_per_tensor_weights_alone_are_named_as_such(float_model, images):
+    made = diagnosis.qconfig(weights="per tensor")
+    model = quantization.quantize(float_model, images, qconfig=made)
+    table = diagnosis.diagnose(float_model, model, images)
+    weighted = table[table["weight_db"].notna()]
+    assert weighted["verdict"].str.startswith("per-tensor weights: channel").all()
+    row = diagnosis.culprit(table)
+    assert row["weight_db"] == weighted["weight_db"].min()
+
+
+def test_the_bits_left_are_right(float_model, images):
+    model = copy.deepcopy(float_model)
+    with torch.no_grad():
+        model.fc.weight.clamp_(-0.03, 0.03)
+        model.fc.weight[2, 0] = 0.12  # the others reach a quarter of it: 32 of 127 steps
+    made = diagnosis.qconfig(weights="per tensor")
+    int8 = quantization.quantize(model, images, qconfig=made)
+    table = diagnosis.diagnose(model, int8, images).set_index("layer")
+    assert "left with 6.0 of 8 bits" in table.loc["fc", "verdict"]
+
+
+@pytest.mark.parametrize("wrong", ["only divided by 255", "raw pixels"])
+def test_wrong_normalisation_is_named(float_model, images, raw, wrong):
+    calibration = raw / 255 if wrong == "only divided by 255" else raw
+    model = quantization.quantize(float_model, calibration)
+    row = guilty(float_model, model, images)
+    assert row["layer"] == "quant"
+    kind = "range too narrow" if wrong == "only divided by 255" else "range too wide"
+    assert row["verdict"].startswith(kind)
+    assert "normalised as for the calibration?" in row["verdict"]
+
+
+def test_columns_by_hand(float_model, int8_model, images):
+    table = diagnosis.diagnose(float_model, int8_model, images).set_index("layer")
+    scale = float(int8_model.quant.scale)
+    zero_point = int(int8_model.quant.zero_point)
+    row = table.loc["quant"]
+    assert row["low"] == pytest.approx(-scale * zero_point)
+    assert row["high"] == pytest.approx(scale * (255 - zero_point))
+    assert row["seen_high"] == images.max()
+    codes = torch.quantize_per_tensor(images, scale, zero_point, torch.quint8).int_repr()
+    assert row["unused"] == pytest.approx(1 - len(codes.unique()) / 256)
+    assert row["sqnr_db"] == pytest.approx(row["own_db"])  # one channel, nothing before it
+    assert math.isnan(row["weight_db"])
+
+
+def test_saturation_is_counted(float_model, int8_model, images):
+    narrow = copy.deepcopy(int8_model)
+    narrow.quant.scale = narrow.quant.scale / 4
+    row = diagnosis.diagnose(float_model, narrow, images).iloc[0]
+    beyond = (images < row["low"]) | (images > row["high"])
+    assert row["saturated"] == pytest.approx(beyond.double().mean().item(), abs=0.01)
+    assert row["saturated"] > 0.05
+
+
+def test_diagnose_takes_a_fused_model_too(float_model, fused, int8_model, images):
+    one = diagnosis.diagnose(float_model, int8_model, images[:16])
+    other = diagnosis.diagnose(fused, int8_model, images[:16])
+    assert one.equals(other)
+
+
+def test_diagnose_refuses_what_makes_no_sense(float_model, int8_model, images):
+    with pytest.raises(ValueError, match="the second model is float32"):
+        diagnosis.diagnose(float_model, float_model, images)
+    with pytest.raises(ValueError, match="no images: take a few hundred"):
+        diagnosis.diagnose(float_model, int8_model, images[:0])
+
+
+def test_shifted_digits_are_no_fault_of_quantization(float_model, int8_model, digits):
+    lowered = data.shift(digits.test_images[:64], "low contrast", 3)
+    assert guilty(float_model, int8_model, digits.normalizer()(lowered)) is None

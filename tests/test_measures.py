@@ -1,0 +1,159 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.special import rel_entr, softmax
+
+from utils import measures
+
+
+@pytest.fixture
+def logits():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 5, (400,), generator=generator)
+    reference = torch.randn(400, 5, generator=generator)
+    reference[range(400), labels] += 2
+    return reference, labels
+
+
+def test_margins_by_hand():
+    found = measures.margins(torch.tensor([[1.0, 5.0, 3.5], [2.0, 2.0, 0.0]]))
+    assert found.tolist() == [1.5, 0.0]
+
+
+def test_divergence_equals_scipy(logits):
+    reference, _ = logits
+    coarse = reference + 0.1 * torch.randn(reference.shape, generator=torch.manual_seed(1))
+    p, q = (softmax(t.double().numpy(), axis=1) for t in (reference, coarse))
+    found = measures.divergence(reference, coarse)
+    np.testing.assert_allclose(found, rel_entr(p, q).sum(1), rtol=1e-9)
+    assert measures.divergence(reference, reference).abs().max() == 0
+
+
+def test_calibration_error_by_hand():
+    # Bin 0.9 to 1: confidence 0.95, half are right. Bin 0.6 to 0.66: confidence 0.65, all are.
+    confidence = np.array([0.95, 0.95, 0.65, 0.65])
+    correct = np.array([True, False, True, True])
+    expected = 0.5 * 0.45 + 0.5 * 0.35
+    assert measures.calibration_error(confidence, correct) == pytest.approx(expected)
+
+
+def test_a_confidence_of_one_belongs_to_the_last_bin():
+    assert measures.calibration_error(np.ones(3), np.ones(3, dtype=bool)) == 0
+
+
+def test_gaps_of_one_bin_cancel_but_not_those_of_two():
+    correct = np.array([True, False])
+    assert measures.calibration_error(np.array([0.5, 0.5]), correct) == pytest.approx(0)
+    assert measures.calibration_error(np.array([0.6, 0.4]), correct) == pytest.approx(0.4)
+
+
+def test_scores_by_hand():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 4.0]])
+    table = measures.per_image(logits, torch.tensor([0, 0, 0, 1]))
+    found = measures.scores(table)
+    assert found["accuracy"] == 0.75
+    assert found["worst class"] == pytest.approx(2 / 3)
+    assert found["margin"] == pytest.approx(2.5)
+    assert table["confidence"][0] == pytest.approx(1 / (1 + math.exp(-2)))
+
+
+def test_a_class_without_images_is_not_the_worst():
+    table = measures.per_image(torch.eye(3)[[0, 2]], torch.tensor([0, 2]))
+    assert measures.scores(table)["worst class"] == 1
+
+
+def test_equal_models_have_moved_nowhere(logits):
+    reference, labels = logits
+    table = measures.changes(reference, reference, labels, draws=20)
+    assert (table[["change", "low", "high", "moved"]] == 0).all(axis=None)
+
+
+def test_changes_point_the_right_way_and_are_the_same_every_time(logits):
+    reference, labels = logits
+    worse = reference + 2 * torch.randn(reference.shape, generator=torch.manual_seed(1))
+    table = measures.changes(reference, worse, labels, draws=100).set_index("measure")
+    accuracy = (reference.argmax(1) == labels).float().mean()
+    assert table.loc["accuracy", "change"] == pytest.approx(
+        ((worse.argmax(1) == labels).float().mean() - accuracy).item(), abs=1e-6
+    )
+    assert table.loc["accuracy", "high"] < 0 < table.loc["flips", "low"]
+    assert (table["low"] <= table["high"]).all()
+    for name in ("accuracy", "divergence"):
+        row = table.loc[name]
+        assert row.moved == pytest.approx(2 * abs(row.change) / (row.high - row.low))
+        assert row.moved > 1
+    again = measures.changes(reference, worse, labels, draws=100).set_index("measure")
+    pd.testing.assert_frame_equal(table, again)
+
+
+def test_the_bootstrap_is_paired(logits):
+    """A shift common to both models must not widen the interval of their difference."""
+    reference, labels = logits
+    nearly = reference.clone()
+    nearly[0] = -nearly[0]
+    table = measures.changes(reference, nearly, labels, draws=200).set_index("measure")
+    width = table.loc["accuracy", "high"] - table.loc["accuracy", "low"]
+    assert width < 0.01  # unpaired, it would be near 0.1
+
+
+def test_changes_refuses_other_shapes(logits):
+    reference, labels = logits
+    with pytest.raises(ValueError, match="do not describe the same images"):
+        measures.changes(reference, reference[:10], labels)
+    with pytest.raises(ValueError, match="do not describe the same images"):
+        measures.changes(reference, reference, labels[:10])
+
+
+def test_cost(logits):
+    reference, labels = logits
+    coarse = reference + 0.5
+    coarse[0, reference[0].argmin()] += 100
+    found = measures.cost(reference, coarse, labels)
+    assert found["flips"] == pytest.approx(1 / 400)
+    was_right = (reference[0].argmax() == labels[0]).item()
+    assert found["points"] == pytest.approx(-100 / 400 * was_right)
+    assert found["p"] == 1
+    assert found["divergence"] > 0
+    noise = (reference - coarse).square().sum()
+    expected = 10 * torch.log10(reference.square().sum() / noise).item()
+    assert found["sqnr_db"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_class_that_loses_most_comes_first(logits):
+    reference, labels = logits
+    worse = reference.clone()
+    worse[labels == 3] = -worse[labels == 3]
+    table = measures.by_class(reference, worse, labels, tuple("abcde"))
+    assert table["class"].tolist()[0] == "d"
+    assert table["beyond chance"].tolist() == [True] + [False] * 4
+    assert (table["change"][1:] == 0).all()
+    of = labels == 3
+    found = 100 * (reference[of].argmax(1) == 3).double().mean().item()
+    assert table["float32"][0] == pytest.approx(found)
+
+
+def test_mean_interval_by_hand():
+    mean, low, high = measures.mean_interval([1.0, 2.0, 3.0])
+    half = 4.302653 / math.sqrt(3)  # Student's t for 2 degrees of freedom, deviation 1
+    assert (mean, low, high) == pytest.approx((2, 2 - half, 2 + half), rel=1e-5)
+
+
+def test_one_value_has_no_interval():
+    with pytest.raises(ValueError, match="1 value: an interval needs at least two"):
+        measures.mean_interval([1.0])
+
+
+@pytest.mark.parametrize("by", [["kind"], ["kind", "size"]])
+def test_summarize_keeps_order_and_groups(by):
+    table = pd.DataFrame(
+        {"kind": list("bbaa"), "size": [2, 2, 1, 1], "value": [1.0, 3.0, 10.0, 10.0]}
+    )
+    found = measures.summarize(table, by, "value")
+    assert found["kind"].tolist() == ["b", "a"]
+    assert found["mean"].tolist() == [2, 10]
+    assert found["low"][1] == found["high"][1] == 10
+    assert found["low"][0] < 2 < found["high"][0]
+    assert list(found.columns) == [*by, "mean", "low", "high"]

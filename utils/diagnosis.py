@@ -1,0 +1,422 @@
+"""Find out what int8 costs and where: choices of qconfig, single layers, planted faults, diagnose.
+
+Models that are called int8 here run PyTorch's real int8 kernels.
+"""
+
+import copy
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.ao.nn import quantized as nnq
+from torch.ao.nn.intrinsic import ConvReLU2d
+
+from utils import quantization as ptq
+from utils.models import ResNet18, tq
+
+CODES = 256  # that the kernels have, whatever range an observer was asked to use
+SATURATED = 0.01  # share of values beyond the range from which on it is a fault
+WEAK_DB = 20.0  # below this, noise is more than a tenth of a channel's own signal
+OUTLIER = 8.0  # times the median channel's range
+
+
+class PercentileObserver(tq.HistogramObserver):
+    """Take the range that holds all but the rarest values, at both ends.
+
+    torch.ao has none. The histogram is that of ``HistogramObserver``; only the choice of the range
+    differs (Wu et al.: Integer Quantization for Deep Learning Inference, 2020, section 3.4).
+
+    Parameters
+    ----------
+    percentile : float
+        Percent of the values below the upper end, over 50 and up to 100; likewise above the lower.
+    **keywords
+        For ``HistogramObserver``.
+
+    Raises
+    ------
+    ValueError
+        If ``percentile`` is out of range.
+    """
+
+    def __init__(self, percentile: float = 99.99, **keywords):
+        super().__init__(**keywords)
+        if not 50 < percentile <= 100:
+            raise ValueError(f"percentile={percentile}: choose more than 50 and up to 100")
+        self.percentile = percentile
+
+    def _non_linear_param_search(self) -> tuple[Tensor, Tensor]:
+        below = self.histogram.double().cumsum(0)
+        tail = (1 - self.percentile / 100) * below[-1]
+        width = (self.max_val - self.min_val) / self.bins
+        first = torch.searchsorted(below, tail, right=True)
+        last = torch.searchsorted(below, below[-1] - tail)
+        return self.min_val + first * width, self.min_val + (last + 1) * width
+
+
+OBSERVERS = {
+    "min-max": tq.MinMaxObserver,
+    "moving average": tq.MovingAverageMinMaxObserver,
+    "histogram": tq.HistogramObserver,
+    "percentile": PercentileObserver,
+}
+WEIGHTS = {
+    "per channel": tq.default_per_channel_weight_observer,
+    "per tensor": tq.default_weight_observer,
+}
+ACTIVATIONS = {"affine": torch.per_tensor_affine, "symmetric": torch.per_tensor_symmetric}
+
+
+def qconfig(
+    observer: str = "histogram",
+    weights: str = "per channel",
+    activations: str = "affine",
+    bits: int = 7,
+) -> tq.QConfig:
+    """Compose a qconfig; the defaults are those of the engine fbgemm.
+
+    Parameters
+    ----------
+    observer : {"min-max", "moving average", "histogram", "percentile"}
+        Of the activations.
+    weights : {"per channel", "per tensor"}
+        Always 8 bits, symmetric, from the extremes.
+    activations : {"affine", "symmetric"}
+        ``quint8`` either way: symmetric means a zero point in the middle of the codes.
+    bits : int
+        The observed range is mapped to the codes 0 to 2^bits - 1; 2 to 8.
+
+    Raises
+    ------
+    ValueError
+        For an unknown choice; lists the known ones.
+    """
+    for value, known in (
+        (observer, OBSERVERS),
+        (weights, WEIGHTS),
+        (activations, ACTIVATIONS),
+        (bits, range(2, 9)),
+    ):
+        _check(value, known)
+    activation = OBSERVERS[observer].with_args(
+        dtype=torch.quint8,
+        qscheme=ACTIVATIONS[activations],
+        quant_min=0,
+        quant_max=2**bits - 1,
+    )
+    return tq.QConfig(activation=activation, weight=WEIGHTS[weights])
+
+
+def weighted_layers(fused: nn.Module) -> list[str]:
+    """Return the names of all layers with weights of a fused model, in the order of definition."""
+    return [
+        name
+        for name, module in fused.named_modules()
+        if isinstance(module, ConvReLU2d | nn.Conv2d | nn.Linear)
+        and not isinstance(fused.get_submodule(name.rpartition(".")[0]), ConvReLU2d)
+    ]
+
+
+def quantize_only(
+    fused: nn.Module, name: str, images: Tensor, qconfig: tq.QConfig | None = None
+) -> nn.Module:
+    """Quantize one layer alone: float32 up to its input and from its output on.
+
+    Parameters
+    ----------
+    fused : nn.Module
+        As :func:`utils.quantization.fuse` returns it; not changed.
+    name : str
+        Of a layer with weights.
+    images : Tensor
+        Calibration images, float32, normalised, shape (N, channels, H, W).
+    qconfig : QConfig, optional
+        Instead of the engine's default.
+
+    Raises
+    ------
+    ValueError
+        For an unknown layer; lists the known ones.
+    """
+    _check_layer(fused, name)
+    engine = ptq.set_engine()
+    model = copy.deepcopy(fused)
+    layer = tq.QuantWrapper(model.get_submodule(name))
+    layer.qconfig = tq.get_default_qconfig(engine) if qconfig is None else qconfig
+    model.set_submodule(name, layer)
+    prepared = tq.prepare(model)
+    ptq.calibrate(prepared, images)
+    return ptq.convert(prepared)
+
+
+def round_weights(
+    fused: nn.Module, name: str, weights: str = "per channel", channels: Tensor | None = None
+) -> nn.Module:
+    """Round the weights of one layer to 8 bits and leave everything else in float32.
+
+    Parameters
+    ----------
+    fused : nn.Module
+        As :func:`utils.quantization.fuse` returns it; not changed.
+    name : str
+        Of a layer with weights.
+    weights : {"per channel", "per tensor"}
+    channels : Tensor of int64, optional
+        Output channels to round; all by default.
+
+    Returns
+    -------
+    nn.Module
+        float32; the layer's weights are the reals ``S q`` that an int8 layer computes with.
+
+    Raises
+    ------
+    ValueError
+        For an unknown layer or choice; lists the known ones.
+    """
+    _check_layer(fused, name)
+    _check(weights, WEIGHTS)
+    model = copy.deepcopy(fused)
+    weight, observer = _weight(model.get_submodule(name)), WEIGHTS[weights]()
+    observer(weight)
+    scales, zero_points = observer.calculate_qparams()
+    zero_points = zero_points.int()
+    low, high = observer.quant_min, observer.quant_max
+    if weights == "per channel":
+        rounded = torch.fake_quantize_per_channel_affine(weight, scales, zero_points, 0, low, high)
+    else:
+        rounded = torch.fake_quantize_per_tensor_affine(weight, scales, zero_points, low, high)
+    chosen = slice(None) if channels is None else channels
+    weight[chosen] = rounded[chosen]
+    return model
+
+
+def bits_lost(fused: nn.Module, name: str) -> Tensor:
+    """Return how many bits each output channel of a layer gives up to a scale shared by all.
+
+    ``log2(max |w| / max |w_c|)``: a channel that reaches half as far is left with half the codes.
+
+    Parameters
+    ----------
+    fused : nn.Module
+    name : str
+        Of a layer with weights.
+
+    Returns
+    -------
+    Tensor
+        float32, shape (output channels,), 0 for the channel that reaches farthest.
+    """
+    _check_layer(fused, name)
+    reach = _weight(fused.get_submodule(name)).abs().flatten(1).amax(1)
+    return torch.log2(reach.max() / reach)
+
+
+def quantize_all_but(fused: nn.Module, int8: nn.Module, name: str) -> nn.Module:
+    """Put one layer of an int8 model back to float32, between a DeQuantize and a Quantize.
+
+    Its output still goes to the codes of the int8 layer, because the next one takes integers: what
+    this saves is the rounding of the weights, not of the output.
+
+    Parameters
+    ----------
+    fused, int8 : nn.Module
+        The same network; neither is changed.
+    name : str
+        Of a layer with weights.
+
+    Raises
+    ------
+    ValueError
+        For an unknown layer; lists the known ones.
+    """
+    _check_layer(fused, name)
+    model = copy.deepcopy(int8)
+    layer = model.get_submodule(name)
+    again = nnq.Quantize(float(layer.scale), int(layer.zero_point), torch.quint8)
+    mixed = nn.Sequential(nnq.DeQuantize(), copy.deepcopy(fused.get_submodule(name)), again)
+    model.set_submodule(name, mixed)
+    return model
+
+
+def plant_outlier(model: ResNet18, channel: int, factor: float) -> ResNet18:
+    """Scale one channel inside the first block up, and what reads it down by the same factor.
+
+    A ReLU lets a positive factor through, so the float32 function stays the same, to rounding:
+    this is cross-layer equalization in reverse (Nagel et al.: Data-Free Quantization Through Weight
+    Equalization and Bias Correction, ICCV 2019, section 4.1).
+
+    Parameters
+    ----------
+    model : ResNet18
+        Trained, not fused; not changed.
+    channel : int
+        Of the output of ``layer1.0.conv1``.
+    factor : float
+        Positive.
+
+    Raises
+    ------
+    ValueError
+        For a channel that does not exist or a factor that is not positive.
+    """
+    channels = model.layer1[0].conv1.out_channels
+    if not 0 <= channel < channels or factor <= 0:
+        raise ValueError(
+            f"channel={channel}, factor={factor}: choose 0 to {channels - 1} and a positive factor"
+        )
+    model = copy.deepcopy(model)
+    block = model.layer1[0]
+    with torch.no_grad():
+        block.bn1.weight[channel] *= factor
+        block.bn1.bias[channel] *= factor
+        block.conv2.weight[:, channel] /= factor
+    return model
+
+
+def diagnose(float_model: nn.Module, int8_model: nn.Module, images: Tensor) -> pd.DataFrame:
+    """Look for what quantization did wrong, layer by layer, on the images the model will meet.
+
+    A layer's noise is taken apart: ``own_db`` is what its range and step alone would do to the
+    float32 output, ``weight_db`` what rounding did to its weights, each as the SQNR of the median
+    channel; ``sqnr_db`` is all that has come together up to here, as usually reported. The median
+    channel counts because one loud channel lets the SQNR of its whole layer look good.
+
+    Parameters
+    ----------
+    float_model : nn.Module
+        A :class:`~utils.models.ResNet18`, or any fused float32 model.
+    int8_model : nn.Module
+        Its int8 twin, with the same names of layers.
+    images : Tensor
+        float32, shape (N, channels, H, W), normalised as in production; a few hundred.
+
+    Returns
+    -------
+    DataFrame
+        A row a layer, in the order of execution: layer; low, high (the range that its codes can
+        represent); seen_low, seen_high (of the float32 output); saturated (share of the float32
+        values beyond the range); unused (share of the 256 codes that no value took; half of them
+        by design where the observer reduced the range); sqnr_db, own_db, weight_db (NaN without
+        weights); verdict ("ok", or the fault in plain words).
+
+    Raises
+    ------
+    ValueError
+        If the second model is not int8, or there are no images.
+    """
+    if not ptq.is_quantized(int8_model):
+        raise ValueError("the second model is float32: diagnose(float_model, int8_model, images)")
+    if not len(images):
+        raise ValueError("no images: take a few hundred of those that the model will meet")
+    fused = float_model
+    if any(isinstance(module, nn.BatchNorm2d) for module in float_model.modules()):
+        fused = ptq.fuse(float_model)
+    exact, coarse = (ptq.layer_outputs(model, images) for model in (fused, int8_model))
+    rows = [
+        _diagnose_layer(name, exact[name], coarse[name], fused, int8_model)
+        for name in exact
+        if hasattr(int8_model.get_submodule(name), "scale")
+    ]
+    return pd.DataFrame(rows)
+
+
+def culprit(table: pd.DataFrame) -> pd.Series | None:
+    """Return the row of the layer to look at first, None if there is no fault.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As :func:`diagnose` returns it.
+
+    Returns
+    -------
+    Series or None
+        A layer that was never calibrated; else the input, since a wrong input spoils every range
+        behind it; else the layer whose own noise is the worst.
+    """
+    faults = table[table["verdict"] != "ok"]
+    if faults.empty:
+        return None
+    blind = faults[faults["verdict"].str.startswith("never calibrated")]
+    if not blind.empty:
+        return blind.iloc[0]
+    if "quant" in set(faults["layer"]):
+        return faults.set_index("layer", drop=False).loc["quant"]
+    in_weights = faults["verdict"].str.startswith("per-tensor")
+    return faults.loc[faults["own_db"].mask(in_weights, faults["weight_db"]).idxmin()]
+
+
+def _diagnose_layer(
+    name: str, exact: Tensor, coarse: Tensor, fused: nn.Module, int8_model: nn.Module
+) -> dict:
+    module = int8_model.get_submodule(name)
+    scale, zero_point = float(module.scale), int(module.zero_point)
+    low, high = scale * (0 - zero_point), scale * (CODES - 1 - zero_point)
+    half = scale / 2
+    rounded = torch.fake_quantize_per_tensor_affine(exact, scale, zero_point, 0, CODES - 1)
+    row = {
+        "layer": name,
+        "low": low,
+        "high": high,
+        "seen_low": exact.min().item(),
+        "seen_high": exact.max().item(),
+        "saturated": ((exact < low - half) | (exact > high + half)).double().mean().item(),
+        "unused": 1 - len(torch.round(coarse / scale).unique()) / CODES,
+        "sqnr_db": ptq.sqnr(exact, coarse),
+        "own_db": _channel_sqnr(exact.transpose(0, 1), rounded.transpose(0, 1)).median().item(),
+        "weight_db": float("nan"),
+    }
+    if hasattr(module, "weight"):
+        weight, quantized = _weight(fused.get_submodule(name)), module.weight()
+        row["weight_db"] = _channel_sqnr(weight, quantized.dequantize()).median().item()
+    return row | {"verdict": _verdict(row, scale, zero_point, exact, module)}
+
+
+def _verdict(row: dict, scale: float, zero_point: int, exact: Tensor, module: nn.Module) -> str:
+    if (scale, zero_point) == (1.0, 0):
+        return "never calibrated: scale 1 and zero point 0 are what an observer without data gives"
+    is_input = isinstance(module, nnq.Quantize)
+    if row["saturated"] > SATURATED:
+        cause = "normalised as for the calibration?" if is_input else "calibrated on other data?"
+        return f"range too narrow: {row['saturated']:.1%} of the values lie beyond it; {cause}"
+    if row["own_db"] < WEAK_DB:
+        ranges = exact.abs().transpose(0, 1).flatten(1).amax(1)
+        times = (ranges.max() / ranges.median()).item()
+        if len(ranges) > 1 and times > OUTLIER:
+            loud = ranges.argmax()
+            return f"outlier: channel {loud} takes the range, {times:.0f} times the median's"
+        cause = "normalised as for the calibration?" if is_input else "calibrated on other data?"
+        wide = (row["high"] - row["low"]) / (row["seen_high"] - row["seen_low"])
+        return f"range too wide: {wide:.0f} times what the values need; {cause}"
+    if hasattr(module, "weight"):
+        weight = module.weight()
+        if weight.qscheme() == torch.per_tensor_affine:
+            codes = weight.int_repr().abs().flatten(1).amax(1).double()
+            weakest = codes.argmin()
+            bits = 1 + torch.log2(codes[weakest].clamp(min=1)).item()
+            return f"per-tensor weights: channel {weakest} is left with {bits:.1f} of 8 bits"
+    return "ok"
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    return (layer[0] if isinstance(layer, ConvReLU2d) else layer).weight.detach()
+
+
+def _channel_sqnr(exact: Tensor, coarse: Tensor) -> Tensor:
+    """SQNR of every row in dB; rows that are silent in float32 are left out."""
+    exact, coarse = exact.double().flatten(1), coarse.double().flatten(1)
+    signal = exact.square().sum(1)
+    noise = (exact - coarse).square().sum(1).clamp(min=1e-300)
+    return 10 * torch.log10((signal / noise)[signal > 0])
+
+
+def _check(value, known) -> None:
+    if value not in known:
+        raise ValueError(f"unknown choice {value!r}; known: {', '.join(map(str, known))}")
+
+
+def _check_layer(fused: nn.Module, name: str) -> None:
+    known = weighted_layers(fused)
+    if name not in known:
+        raise ValueError(f"no layer with weights {name!r}; there are: {', '.join(known)}")
