@@ -101,7 +101,7 @@ def test_integer_layer_states_the_layers_numbers(layer, relu):
     assert "2 products with int8 weights; largest sum seen 987,654" in alt
     assert f"clamp to {7 if relu else 0} ... 255" in alt
     assert ("ReLU" in alt) == relu
-    assert "-49 to 14" in alt  # Z_x = 7 times the sums of the weights, 2 and -7
+    assert "-14 to 49" in alt  # minus Z_x = 7 times the sums of the weights, 2 and -7
     assert "0.01 to 0.02" in alt
 
 

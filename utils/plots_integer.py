@@ -211,7 +211,7 @@ def integer_layer(layer: Layer, x: Quantized, largest: int) -> tuple[Figure, str
     products = int(np.prod(layer.weight.shape[1:]))
     unit = x.scale * layer.weight_scale
     factor = unit / layer.scale
-    offset = layer.weight.reshape(len(layer.weight), -1).sum(1, dtype=int) * x.zero_point
+    offset = -x.zero_point * layer.weight.reshape(len(layer.weight), -1).sum(1, dtype=int)
     lowest = layer.zero_point if layer.relu else 0
     steps = (
         (
