@@ -245,6 +245,26 @@ def test_after_a_fallback_the_notebooks_do_not_ask_the_network_again(
     assert os.environ["COURSE_DATA"] == "digits"
 
 
+@pytest.mark.parametrize(("name", "models"), [("00_a", 1), (report.SECOND, 2)])
+def test_models_are_trained_before_the_notebooks_that_need_them(
+    house, pretend_to_execute, monkeypatch, digits, name, models
+):
+    trained = []
+    history = pd.DataFrame({"test_accuracy": [0.9]})
+
+    def load_or_train(current, dataset):
+        assert not pretend_to_execute
+        trained.append((current.data, dataset.name))
+        return None, history
+
+    save(house / "notebooks", name, new_code_cell("1"))
+    monkeypatch.setattr(report.data, "load", lambda _, name="mnist": replace(digits, name=name))
+    monkeypatch.setattr(report.training, "load_or_train", load_or_train)
+    assert report.make(house / "report", in_place=False) == 0
+    # The digits are a fallback: the second dataset does not ask the network either.
+    assert trained == [("digits", "mnist"), ("digits", "fashion")][:models]
+
+
 def test_the_readmes_figure_is_the_same_every_time(course, records):
     for name, record in records.items():
         results.write(course, name, record)
