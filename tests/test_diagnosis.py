@@ -1,6 +1,7 @@
 import copy
 import math
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -342,3 +343,16 @@ def test_diagnose_refuses_what_makes_no_sense(float_model, int8_model, images):
 def test_shifted_digits_are_no_fault_of_quantization(float_model, int8_model, digits):
     lowered = data.shift(digits.test_images[:64], "low contrast", 3)
     assert guilty(float_model, int8_model, digits.normalizer()(lowered)) is None
+
+
+def test_among_per_tensor_weights_the_worst_weights_are_named():
+    verdict = "per-tensor weights: channel 0 is left with 2.0 of 8 bits"
+    table = pd.DataFrame(
+        {
+            "layer": ["conv1", "layer1.0.conv1"],
+            "own_db": [25.0, 30.0],
+            "weight_db": [30.0, 12.0],
+            "verdict": verdict,
+        }
+    )
+    assert diagnosis.culprit(table)["layer"] == "layer1.0.conv1"
