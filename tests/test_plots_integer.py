@@ -103,6 +103,8 @@ def test_integer_layer_states_the_layers_numbers(layer, relu):
     assert ("ReLU" in alt) == relu
     assert "-14 to 49" in alt  # minus Z_x = 7 times the sums of the weights, 2 and -7
     assert "0.01 to 0.02" in alt
+    assert "sum of  q_x q_w" in alt  # no LaTeX is left
+    assert not set("$\\") & set(alt)
 
 
 def test_they_are_drawn_in_greyscale_too(sums, layer, codes):

@@ -1,5 +1,6 @@
 """The figures of the integer arithmetic; colors and helpers are those of :mod:`utils.plots`."""
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -269,7 +270,7 @@ def integer_layer(layer: Layer, x: Quantized, largest: int) -> tuple[Figure, str
             ax.add_patch(FancyArrowPatch((3.0, row - 0.73), (3.0, row - 0.27), **arrow))
     fig.suptitle("What an int8 layer computes", x=0.01, ha="left", fontsize=11)
     return fig, "Flow chart of an int8 layer, from top to bottom: " + "; ".join(
-        f"{dtype}: {what} ({detail})".replace("$", "").replace("\\", "")
+        re.sub(r"[\\$]", "", re.sub(r"\\[,;]", " ", f"{dtype}: {what} ({detail})"))
         for dtype, what, detail in steps
     )
 
