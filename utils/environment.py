@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import warnings
+from collections.abc import Mapping
 
 import cpuinfo
 import torch
@@ -55,7 +56,9 @@ def cpu() -> dict:
     return {"model": info.get("brand_raw", platform.machine()), "instruction_sets": found}
 
 
-def describe(settings: Settings, data_source: str) -> dict:
+def describe(
+    settings: Settings, data_source: str, weights: Mapping[str, str] | None = None
+) -> dict:
     """Return the record of versions and machine that every result file carries.
 
     Parameters
@@ -63,6 +66,9 @@ def describe(settings: Settings, data_source: str) -> dict:
     settings : Settings
     data_source : str
         As :attr:`utils.data.Dataset.source` names it.
+    weights : mapping of str to str, optional
+        What the figures belong to, for instance ``{"float32": ..., "int8": ...}``, each as
+        :func:`utils.models.weights_hash` returns it.
     """
     cuda = torch.cuda.is_available()
     return {
@@ -79,6 +85,7 @@ def describe(settings: Settings, data_source: str) -> dict:
         "profile": settings.profile,
         "seed": settings.seed,
         "data_source": data_source,
+        "weights": dict(weights or {}),
         "date": datetime.date.today().isoformat(),
     }
 

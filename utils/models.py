@@ -4,8 +4,10 @@ He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition (CVPR 2016), s
 table 1. Submodules carry torchvision's names, so that a ``state_dict`` fits either way.
 """
 
+import hashlib
 import warnings
 
+import torch
 from torch import Tensor, nn
 
 try:
@@ -162,3 +164,36 @@ class QuantizableResNet18(ResNet18):
         for module in self.modules():
             if isinstance(module, QuantizableBasicBlock):
                 module.fuse()
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Return twelve characters that stand for every value in a model's state_dict.
+
+    Results and kept tables carry it, so that figures of different weights cannot be mixed up.
+
+    Parameters
+    ----------
+    model : nn.Module
+        float32 or int8; where its tensors lie, and in which memory layout, makes no difference.
+    """
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        for part in value if isinstance(value, tuple) else (value,):  # an int8 linear layer packs
+            if isinstance(part, Tensor):
+                _digest(name, part, digest)
+            else:
+                digest.update(f"{name}={part}".encode())
+    return digest.hexdigest()[:12]
+
+
+def _digest(name: str, value: Tensor, digest) -> None:
+    value = value.detach()
+    digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+    if value.is_quantized:
+        if value.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
+            digest.update(value.q_per_channel_scales().numpy().tobytes())
+            digest.update(value.q_per_channel_zero_points().numpy().tobytes())
+        else:
+            digest.update(f"{value.q_scale()!r} {value.q_zero_point()}".encode())
+        value = value.int_repr()
+    digest.update(value.cpu().contiguous().numpy().tobytes())

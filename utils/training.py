@@ -306,7 +306,14 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
     -------
     Tensor
         float32, shape (N, classes).
+
+    Raises
+    ------
+    ValueError
+        If there are no images.
     """
+    if not len(images):
+        raise ValueError("no images to classify: the slice or the data set is empty")
     model.eval()
     with torch.inference_mode():
         return torch.cat([model(batch).float() for batch in batches(images, size=batch_size)])
