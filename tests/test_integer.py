@@ -113,6 +113,22 @@ def test_the_product_is_exact_at_its_largest():
     assert integer.integer_product(rows, weight).item() == -255 * 128 * 4608
 
 
+@pytest.mark.parametrize("products", [517, 519, 4609])
+def test_the_product_is_exact_on_both_sides_of_what_float32_holds(products):
+    """Odd sums: 517 products stay below 2**24, 519 do not, and a float32 would round theirs."""
+    rows = np.full((1, products), 255, dtype=np.uint8)
+    weight = np.full((1, products), 127, dtype=np.int8)
+    assert integer.integer_product(rows, weight).item() == 255 * 127 * products
+
+
+def test_cancelling_products_are_exact_as_well():
+    """The sum is 1, but on the way to it there are sums that no float32 holds."""
+    rows = np.full((1, 4609), 255, dtype=np.uint8)
+    weight = np.concatenate([np.full(2304, 127), [1], np.full(2304, -127)]).astype(np.int8)
+    rows[0, 2304] = 1
+    assert integer.integer_product(rows, weight[None]).item() == 1
+
+
 @pytest.mark.parametrize(
     ("multiplier", "m0", "shift"),
     [
