@@ -521,8 +521,8 @@ def main() -> None:
         dataset = load(config, announce=first)
         _, history = load_or_train(config, dataset)
         if first:
-            accuracy = history["test_accuracy"].iloc[-1]
-            print(f"float model: {accuracy:.2%} on the test split after {len(history)} epochs")
+            last = history.iloc[-1]
+            print(f"float model: {last.test_accuracy:.2%} after {len(history)} epochs")
 
 
 if __name__ == "__main__":
