@@ -415,6 +415,32 @@ def test_of_two_checkpoints_only_the_missing_one_is_trained(course, few, recipe,
     assert len(list(course.artifacts_dir.glob("*.pt"))) == 2
 
 
+ONE_CORE = """
+import os, sys
+from pathlib import Path
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+os.cpu_count = lambda: 1
+import torch
+from utils import quantization, training
+from utils.data import Dataset
+dataset = Dataset(**torch.load(sys.argv[1]))
+assert torch.get_num_threads() == 1
+recipe = training.Recipe(dataset.source, 128, epochs=1, batch_size=64)
+model, history = training.train(dataset, recipe)
+images = dataset.normalizer()(dataset.test_images)
+print(len(training.predict(quantization.quantize(model, images), images)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_one_core_is_enough(few, tmp_path):
+    write(few, tmp_path / "data.pt")
+    command = [sys.executable, "-c", ONE_CORE, str(tmp_path / "data.pt")]
+    environ = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    run = subprocess.run(command, cwd=PROJECT, env=environ, stdout=-1, text=True, check=True)
+    assert run.stdout.strip() == "64"
+
+
 SECOND = """
 import sys
 from pathlib import Path
