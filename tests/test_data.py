@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ import torchvision
 
 from utils import data, settings
 from utils.data import DataError
+from utils.files import WriteError
+from utils.settings import PROJECT
 
 FILES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 
@@ -51,7 +54,20 @@ def archives(course, monkeypatch, closed_address):
         {"resources": listed, "mirrors": [closed_address]},
     )
     monkeypatch.setattr(torchvision.datasets, "MNIST", fake)
+    inside = {
+        md5: hashlib.md5(gzip.decompress(path.read_bytes())).hexdigest()
+        for path, (_, md5) in zip(paths, listed, strict=True)
+    }
+    monkeypatch.setattr(data, "UNPACKED", inside)
     return paths
+
+
+def unpack(archive):
+    """Leave only the unpacked file of an archive."""
+    unpacked = archive.with_suffix("")
+    unpacked.write_bytes(gzip.decompress(archive.read_bytes()))
+    archive.unlink()
+    return unpacked
 
 
 def full(course, wanted="auto"):
@@ -136,18 +152,94 @@ def test_a_damaged_archive_is_named(course, archives, number):
     content = bytearray(archives[number].read_bytes())
     content[-1] ^= 1
     archives[number].write_bytes(content)
-    with pytest.raises(DataError, match=rf"{archives[number].name} is damaged.*delete it"):
+    with pytest.raises(
+        DataError, match=rf"{archives[number].name} in MNIST/raw/ is damaged.*delete it"
+    ):
         data.load(full(course))
 
 
-def test_a_damaged_unpacked_file_is_named(course, archives):
-    data.load(full(course), announce=False)  # unpacks
-    unpacked = archives[2].with_suffix("")
+@pytest.mark.parametrize("number", range(4))
+def test_unpacked_files_are_checked_when_their_archive_is_absent(course, archives, number):
+    expected = data.load(full(course), announce=False)
+    unpacked = unpack(archives[number])
+    found = data.load(full(course), announce=False)
+    for field in ("train_images", "train_labels", "test_images", "test_labels"):
+        assert torch.equal(getattr(found, field), getattr(expected, field))
     content = bytearray(unpacked.read_bytes())
     content[-1] ^= 1
     unpacked.write_bytes(content)
-    with pytest.raises(DataError, match=rf"{unpacked.name} is damaged.*delete it"):
+    with pytest.raises(DataError, match=rf"{unpacked.name} in MNIST/raw/ is damaged.*delete it"):
         data.load(full(course))
+
+
+def test_a_damaged_unpacked_file_beside_its_archive_does_no_harm(course, archives):
+    archives[0].with_suffix("").write_bytes(b"half of a fi")
+    assert data.load(full(course), announce=False).train_images.shape == (30, 1, 28, 28)
+
+
+def test_the_table_of_unpacked_files_knows_every_file_of_torchvision():
+    kinds = torchvision.datasets.MNIST, torchvision.datasets.FashionMNIST
+    assert set(data.UNPACKED) == {md5 for kind in kinds for _, md5 in kind.resources}
+    assert len(set(data.UNPACKED.values())) == len(data.UNPACKED)
+
+
+@pytest.mark.skipif(
+    not (PROJECT / "data" / "MNIST" / "raw" / "train-images-idx3-ubyte.gz").exists(),
+    reason="MNIST is not in data/",
+)
+@pytest.mark.parametrize("name", ["mnist", "fashion"])
+def test_the_real_files_unpacked_are_what_the_table_says(tmp_path, name):
+    for path, md5 in data._archives(settings.load({}), name):
+        assert hashlib.md5(gzip.decompress(path.read_bytes())).hexdigest() == data.UNPACKED[md5]
+
+
+def test_half_of_the_files_are_completed_by_downloading_the_others(course, archives, monkeypatch):
+    """A real server; what is there already is neither asked for nor touched."""
+    expected = data.load(full(course), announce=False)
+    served = {path.name: path.read_bytes() for path in archives}
+    asked = []
+
+    class Mirror(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path[1:])
+            content = served[self.path[1:]]
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    for path in archives[2:]:
+        path.unlink()
+    unpack(archives[1])
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        fake = torchvision.datasets.MNIST
+        address = f"http://127.0.0.1:{server.server_port}/"
+        monkeypatch.setattr(fake, "mirrors", [*fake.mirrors, address])
+        found = data.load(full(course, "mnist"), announce=False)
+        server.shutdown()
+    assert torch.equal(found.test_images, expected.test_images)
+    assert archives[1].name not in asked
+    assert archives[2].read_bytes() == served[archives[2].name]
+    assert not list(archives[0].parent.glob("*.tmp"))
+
+
+def test_half_of_the_files_and_no_network_falls_back(course, archives, capsys):
+    archives[3].unlink()
+    assert data.load(full(course), announce=False).is_fallback
+    assert "MNIST is not in data/ and no network answers" in capsys.readouterr().out
+    assert archives[0].exists()
+
+
+def test_a_read_only_project_without_data_is_told(course, archives, monkeypatch):
+    monkeypatch.setattr(data, "_reachable", lambda _: True)
+    with pytest.raises(WriteError, match=r"may not be written to.* COURSE_HOME"):
+        data.load(replace(full(course), home=Path("/sys/kernel")), announce=False)
 
 
 # No network
@@ -176,7 +268,7 @@ def test_a_download_that_breaks_off_falls_back(course, archives, monkeypatch, ca
     monkeypatch.setattr(data, "_reachable", lambda _: True)  # and then the mirror is gone
     before = socket.getdefaulttimeout()
     assert data.load(full(course), announce=False).is_fallback
-    assert "downloading MNIST failed" in capsys.readouterr().out
+    assert f"downloading {archives[0].name} failed" in capsys.readouterr().out
     assert socket.getdefaulttimeout() == before
 
 
@@ -205,7 +297,10 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch):
         assert time.monotonic() - start < 20
 
 
-def test_one_answering_mirror_is_enough(monkeypatch, closed_address, tmp_path):
+@pytest.fixture
+def answering(monkeypatch):
+    """The address of a server that answers with one byte."""
+
     class Quiet(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
@@ -218,9 +313,23 @@ def test_one_answering_mirror_is_enough(monkeypatch, closed_address, tmp_path):
     monkeypatch.setenv("no_proxy", "*")
     with http.server.HTTPServer(("127.0.0.1", 0), Quiet) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}/"
-        assert data._reachable(mirrors(closed_address, address))
+        yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
+
+
+def test_one_answering_mirror_is_enough(answering, closed_address):
+    assert data._reachable(mirrors(closed_address, answering))
+
+
+def test_names_that_are_never_resolved_do_not_hold_up_the_fallback(course, archives, monkeypatch):
+    """A network whose DNS hangs: looking up a name has no time limit of its own."""
+    archives[0].unlink()
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://mirror.invalid/"])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(60))
+    monkeypatch.setattr(data, "PROBE_SECONDS", 1)
+    start = time.monotonic()
+    assert data.load(full(course), announce=False).is_fallback
+    assert time.monotonic() - start < 30
 
 
 @pytest.mark.parametrize(
@@ -233,10 +342,11 @@ def test_one_answering_mirror_is_enough(monkeypatch, closed_address, tmp_path):
         ("mnist", False, False, (False, "COURSE_DATA")),
     ],
 )
-def test_availability(course, archives, monkeypatch, wanted, present, network, expected):
+def test_availability(course, archives, answering, monkeypatch, wanted, present, network, expected):
     if not present:
         archives[0].unlink()
-    monkeypatch.setattr(data, "_reachable", lambda _: network)
+    if network:
+        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [answering])
     ok, detail = data.availability(full(course, wanted))
     assert ok == expected[0]
     assert expected[1] in detail
@@ -309,37 +419,77 @@ def test_calibration_images_needs_a_possible_count(digits, count):
         data.calibration_images(digits, count)
 
 
-def shifted(image, down, right):
-    """A (C, H, W) image moved by hand; zeros come in."""
-    result = torch.zeros_like(image)
-    _, height, width = image.shape
-    for y in range(height):
-        for x in range(width):
-            if 0 <= y - down < height and 0 <= x - right < width:
-                result[:, y, x] = image[:, y - down, x - right]
-    return result
+# Augmentation
 
 
-def test_random_shift_equals_a_shift_by_hand():
-    images = torch.randint(1, 256, (12, 2, 5, 7), dtype=torch.uint8)
-    moved = data.random_shift(images, 2, torch.Generator().manual_seed(5))
-    offsets = torch.randint(0, 5, (2, 12), generator=torch.Generator().manual_seed(5))
-    assert len(set(zip(*offsets.tolist(), strict=True))) > 5
-    for image, result, row, column in zip(images, moved, *offsets.tolist(), strict=True):
-        assert torch.equal(result, shifted(image, 2 - row, 2 - column))
+@pytest.fixture
+def cross():
+    """A vertical bar above the center of a 9x9 image and a short one to its right."""
+    image = torch.zeros(1, 1, 9, 9, dtype=torch.uint8)
+    image[..., 2:5, 4] = 200
+    image[..., 4, 5] = 100
+    return image
 
 
-def test_random_shift_by_nothing():
-    images = torch.rand(3, 1, 4, 4)
-    assert torch.equal(data.random_shift(images, 0), images)
+def draws(monkeypatch, *values):
+    """Let the next draw of angle, size, right and down be these, from -1 to 1."""
+    drawn = (torch.tensor(values, dtype=torch.float32).view(4, 1) + 1) / 2
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: drawn)
 
 
-def test_random_shift_reaches_every_offset():
-    image = torch.zeros(1, 1, 3, 3)
-    image[..., 1, 1] = 1
-    moved = data.random_shift(image.expand(200, 1, 3, 3), 1)
-    assert moved.sum(0).flatten().gt(0).all()
-    assert (moved.sum((1, 2, 3)) == 1).all()
+def test_random_affine_by_nothing(digits):
+    images = digits.train_images[:20]
+    found = data.random_affine(images, 0, 0, 0)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, images.float(), atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize(("right", "down"), [(1, 0), (0, 1), (-1, 0.5)])
+def test_random_affine_shifts_by_whole_pixels(cross, monkeypatch, right, down):
+    draws(monkeypatch, 0, 0, right, down)
+    found = data.random_affine(cross, 2, 0, 0)
+    # The grid says where a pixel comes from: a positive amount moves the image left and up.
+    expected = torch.roll(cross, (int(-2 * down), int(-2 * right)), dims=(2, 3)).float()
+    torch.testing.assert_close(found, expected, atol=1e-2, rtol=0)
+
+
+def test_random_affine_fills_with_black_from_outside(monkeypatch):
+    draws(monkeypatch, 0, 0, 1, 0)
+    found = data.random_affine(torch.full((1, 1, 4, 4), 255, dtype=torch.uint8), 1, 0, 0)
+    assert found[0, 0, 0].tolist() == pytest.approx([255, 255, 255, 0], abs=0.1)
+
+
+@pytest.mark.parametrize(("side", "turns"), [(1, 1), (-1, -1)])
+def test_random_affine_rotates_by_a_quarter_turn(cross, monkeypatch, side, turns):
+    draws(monkeypatch, side, 0, 0, 0)
+    found = data.random_affine(cross, 0, 90, 0)
+    expected = torch.rot90(cross, turns, dims=(2, 3)).float()
+    torch.testing.assert_close(found, expected, atol=1e-2, rtol=0)
+
+
+def test_random_affine_changes_the_size(monkeypatch):
+    square = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
+    square[..., 10:18, 10:18] = 1
+    for sign, side in ((1, 12), (-1, 4)):
+        draws(monkeypatch, 0, sign, 0, 0)
+        found = data.random_affine(square, 0, 0, 0.5)
+        # Bilinear edges are soft: the area tells the size.
+        assert found.sum().sqrt().item() == pytest.approx(side, rel=0.05)
+
+
+def test_random_affine_draws_for_each_image_and_from_its_generator(digits):
+    images = digits.train_images[:1].expand(50, -1, -1, -1)
+
+    def drawn(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return data.random_affine(images, 2, 10, 0.1, generator)
+
+    first = drawn(1)
+    assert len(first.flatten(1).unique(dim=0)) == 50
+    assert torch.equal(first, drawn(1))
+    assert not torch.equal(first, drawn(2))
+    assert first.min() >= 0
+    assert first.max() <= 255
 
 
 # Harder digits

@@ -1,5 +1,6 @@
 import copy
 import math
+import os
 
 import pytest
 import torch
@@ -286,20 +287,36 @@ def test_loading_what_is_not_there(tmp_path):
         quantization.load_int8(tmp_path / "int8.pt")
 
 
-@pytest.mark.parametrize("content", ["float", "truncated", "text"])
-def test_loading_something_else(float_model, int8_model, tmp_path, content):
+class Payload:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("owned",)
+
+
+@pytest.mark.parametrize("content", ["float", "foreign", "code", "empty", "truncated", "text"])
+def test_loading_something_else(float_model, int8_model, tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "int8.pt"
     if content == "float":
         torch.save(float_model.state_dict(), path)
+    elif content == "foreign":  # int8, but of a network with fewer layers
+        state = int8_model.state_dict()
+        torch.save({k: v for k, v in state.items() if not k.startswith("layer4")}, path)
+    elif content == "code":
+        torch.save({"conv1.weight": Payload()}, path)
+    elif content == "empty":
+        path.touch()
     elif content == "truncated":
         quantization.save_int8(int8_model, path)
         path.write_bytes(path.read_bytes()[:100_000])
     else:
         path.write_text("hello")
     with pytest.raises(
-        QuantizationError, match=r"int8\.pt is not an int8 ResNet-18.*make it again"
+        QuantizationError, match=r"int8\.pt is not an int8 ResNet-18.*delete it and make it again"
     ):
         quantization.load_int8(path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 # Error measures

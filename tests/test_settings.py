@@ -56,6 +56,13 @@ def test_an_unknown_value_is_answered_with_the_allowed_ones(name):
     assert all(value in str(error.value) for value in settings.CHOICES[name])
 
 
+def test_home_is_a_folder_there_or_to_be_made(tmp_path):
+    assert settings.load({"COURSE_HOME": str(tmp_path / "new")}).home == tmp_path.resolve() / "new"
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="COURSE_HOME='file' is a file"):
+        settings.load({"COURSE_HOME": str(tmp_path / "file")})
+
+
 @pytest.mark.parametrize("seed", ["-1", "1.5", "one"])
 def test_the_seed_is_a_whole_number(seed):
     with pytest.raises(SettingsError, match="whole number"):

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from utils import data, training
+from utils import data, files, training
+from utils.files import WriteError
 from utils.models import ResNet18
-from utils.settings import PROJECT
+from utils.settings import PROJECT, SettingsError
 from utils.training import CheckpointError, Recipe
 
 
@@ -43,6 +45,11 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
+def write(dataset, path):
+    """Save a dataset for another process."""
+    torch.save({f.name: getattr(dataset, f.name) for f in dataclasses.fields(dataset)}, path)
+
+
 # Killed and resumed, in real processes
 
 CHILD = """
@@ -67,7 +74,7 @@ def start(folder, checkpoint, weights):
 
 
 def test_killed_and_resumed_equals_undisturbed_bit_for_bit(few, tmp_path):
-    torch.save(vars(few), tmp_path / "data.pt")
+    write(few, tmp_path / "data.pt")
     undisturbed = start(tmp_path, "undisturbed.pt", "expected")
     checkpoint, weights = tmp_path / "killed.pt", tmp_path / "found"
     killed = start(tmp_path, checkpoint.name, weights.name)
@@ -87,6 +94,41 @@ def test_killed_and_resumed_equals_undisturbed_bit_for_bit(few, tmp_path):
     found, resumed_epochs = torch.load(weights, weights_only=True)
     assert epochs == resumed_epochs == [1, 2, 3, 4]
     assert same(found, expected)
+
+
+SAVING = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from utils import files, training
+path, moment = Path(sys.argv[1]), sys.argv[2]
+training.save_atomically({"weights": torch.zeros(10)}, path)
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+class Dies:  # is pickled after some bytes have been written
+    def __reduce__(self):
+        die()
+
+if moment == "before the rename":
+    files.os.replace = die
+training.save_atomically(
+    {"weights": torch.ones(10), "last": Dies()} if moment == "writing" else {"w": torch.ones(10)},
+    path,
+)
+"""
+
+
+@pytest.mark.parametrize("moment", ["writing", "before the rename"])
+def test_killed_while_saving_keeps_the_old_checkpoint(tmp_path, moment):
+    path = tmp_path / "model.pt"
+    command = [sys.executable, "-c", SAVING, str(path), moment]
+    assert subprocess.run(command, cwd=PROJECT, check=False).returncode == -signal.SIGKILL
+    assert torch.equal(torch.load(path, weights_only=True)["weights"], torch.zeros(10))
+    assert len(list(tmp_path.glob("*.tmp"))) == 1  # what was being written ...
+    training.save_atomically({"weights": torch.ones(10)}, path)
+    assert not list(tmp_path.glob("*.tmp"))  # ... is cleared away by the next run
 
 
 # Checkpoints
@@ -137,7 +179,7 @@ class Payload:
 
 def test_a_checkpoint_cannot_run_code(recipe, tmp_path):
     torch.save({"recipe": Payload(tmp_path / "owned")}, tmp_path / "evil.pt")
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match=r"evil\.pt .*UnpicklingError.*delete it and train"):
         training.read_checkpoint(tmp_path / "evil.pt", recipe)
     assert not (tmp_path / "owned").exists()
 
@@ -160,19 +202,46 @@ def test_a_finished_checkpoint_is_not_trained_again(few, recipe, tmp_path, monke
     assert same_history.equals(history)
 
 
-def test_save_atomically_keeps_the_old_file_if_writing_fails(tmp_path, monkeypatch):
-    path = tmp_path / "file.pt"
-    training.save_atomically({"x": 1}, path)
+def test_a_checkpoint_of_another_network_is_refused_and_kept(few, recipe, tmp_path):
+    path = tmp_path / "model.pt"
+    training.train(few, recipe, checkpoint=path, model=tiny())
+    before = path.read_bytes()
+    with pytest.raises(CheckpointError, match=r"model\.pt .*another network.*delete it and train"):
+        training.train(few, recipe, checkpoint=path)
+    assert path.read_bytes() == before
 
-    def half(_state, temporary):
-        temporary.write_bytes(b"half")
-        raise OSError("disk full")
 
-    monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="disk full"):
-        training.save_atomically({"x": 2}, path)
-    assert torch.load(path, weights_only=True) == {"x": 1}
+@pytest.mark.parametrize("part", ["optimizer", "generator", "history"])
+def test_a_checkpoint_without_a_part_of_the_run_is_refused(few, recipe, tmp_path, part):
+    path = tmp_path / "model.pt"
+    training.train(few, recipe, checkpoint=path, model=tiny())
+    state = torch.load(path, weights_only=True)
+    del state[part]
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match=r"only a part of a run \(KeyError\): delete it"):
+        training.train(few, recipe, checkpoint=path, model=tiny())
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux")
+def test_a_full_disk_stops_the_run_in_words_and_loses_nothing(few, recipe, tmp_path):
+    """In the second epoch the file that is written first is /dev/full: the real error, no mock."""
+    path, model = tmp_path / "model.pt", tiny()
+    link = tmp_path / f"model.pt.{os.getpid()}.tmp"
+
+    def fill(*_):
+        if path.exists() and not link.is_symlink():
+            link.symlink_to("/dev/full")
+
+    hook = model.register_forward_pre_hook(fill)
+    with pytest.raises(WriteError, match=r"model\.pt .*disk is full.* COURSE_HOME"):
+        training.train(few, recipe, checkpoint=path, model=model)
+    hook.remove()
     assert list(tmp_path.iterdir()) == [path]
+    assert len(training.read_checkpoint(path, recipe)["history"]) == 1
+    again, history = training.train(few, recipe, checkpoint=path, model=tiny())
+    undisturbed, _ = training.train(few, recipe, model=tiny())
+    assert history["epoch"].tolist() == [1, 2]
+    assert same(again.state_dict(), undisturbed.state_dict())
 
 
 # The loop
@@ -332,6 +401,113 @@ def test_load_or_train_trains_once(course, few, recipe, monkeypatch):
     assert same_history.equals(history)
 
 
+def test_of_two_checkpoints_only_the_missing_one_is_trained(course, few, recipe, monkeypatch):
+    monkeypatch.setattr(training, "ResNet18", lambda *_: tiny())
+    monkeypatch.setattr(
+        training, "recipe_for", lambda _, d, **__: dataclasses.replace(recipe, data_source=d.source)
+    )
+    fashion = dataclasses.replace(few, name="fashion", source="clothes")
+    training.load_or_train(course, few)
+    kept = training.checkpoint_path(course, recipe)
+    before = kept.read_bytes()
+    training.load_or_train(course, fashion)
+    assert kept.read_bytes() == before
+    assert len(list(course.artifacts_dir.glob("*.pt"))) == 2
+
+
+ONE_CORE = """
+import os, sys
+from pathlib import Path
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+os.cpu_count = lambda: 1
+import torch
+from utils import quantization, training
+from utils.data import Dataset
+dataset = Dataset(**torch.load(sys.argv[1]))
+assert torch.get_num_threads() == 1
+recipe = training.Recipe(dataset.source, 128, epochs=1, batch_size=64)
+model, history = training.train(dataset, recipe)
+images = dataset.normalizer()(dataset.test_images)
+print(len(training.predict(quantization.quantize(model, images), images)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_one_core_is_enough(few, tmp_path):
+    write(few, tmp_path / "data.pt")
+    command = [sys.executable, "-c", ONE_CORE, str(tmp_path / "data.pt")]
+    environ = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    run = subprocess.run(command, cwd=PROJECT, env=environ, stdout=-1, text=True, check=True)
+    assert run.stdout.strip() == "64"
+
+
+SECOND = """
+import sys
+from pathlib import Path
+import torch
+from utils import settings, training
+from utils.data import Dataset
+from utils.training import Recipe
+torch.set_num_threads(1)
+dataset = Dataset(**torch.load(sys.argv[1]))
+training.recipe_for = lambda *_, **__: Recipe(dataset.source, 256, epochs=3, batch_size=64)
+_, history = training.load_or_train(settings.load(), dataset)
+print(history["seconds"].tolist(), flush=True)
+"""
+
+
+def test_the_second_of_two_runs_waits_and_takes_what_the_first_made(course, few, recipe, tmp_path):
+    write(few, tmp_path / "data.pt")
+    recipe = dataclasses.replace(recipe, epochs=3)  # SECOND's
+    path = training.checkpoint_path(course, recipe)
+    with files.locked(path, "training this model"):
+        second = subprocess.Popen(
+            [sys.executable, "-c", SECOND, str(tmp_path / "data.pt")],
+            cwd=PROJECT,
+            env={**os.environ, "COURSE_HOME": str(tmp_path), "COURSE_PROFILE": "quick"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        line = second.stdout.readline()
+        assert line == "another run is training this model: waiting for it\n"
+        _, history = training.train(few, recipe, checkpoint=path)
+        assert second.poll() is None
+    output, _ = second.communicate(timeout=120)
+    assert output.strip() == str(history["seconds"].tolist())  # to the last digit: not its own
+
+
+def test_a_finished_model_is_read_without_waiting(course, few, recipe, monkeypatch, capsys):
+    monkeypatch.setattr(training, "ResNet18", lambda *_: tiny())
+    monkeypatch.setattr(training, "recipe_for", lambda *_, **__: recipe)
+    training.load_or_train(course, few)
+    with files.locked(training.checkpoint_path(course, recipe), "training this model"):
+        training.load_or_train(course, few)
+    assert "waiting" not in capsys.readouterr().out
+
+
+def test_main_trains_and_prints_the_accuracy(course, few, recipe, monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_HOME", str(course.home))
+    monkeypatch.setenv("COURSE_PROFILE", "quick")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setattr(training, "ResNet18", lambda *_: tiny())
+    monkeypatch.setattr(training, "recipe_for", lambda *_, **__: recipe)
+    monkeypatch.setattr(training, "load", lambda *_, **__: few)
+    training.main()
+    _, history = training.load_or_train(course, few)
+    expected = f"float model: {history['test_accuracy'].iloc[-1]:.2%} after 2 epochs"
+    assert capsys.readouterr().out.splitlines() == [expected]
+
+
+def test_more_processes_than_gpus_are_refused(course, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    settings = dataclasses.replace(course, device="cuda")
+    message = r"4 processes, but this machine has 2 GPUs.*--nproc-per-node 2, or .*=cpu"
+    with pytest.raises(SettingsError, match=message), training.processes_of_torchrun(settings):
+        pass
+
+
 @pytest.mark.parametrize(
     ("device", "sets", "expected"),
     [
@@ -429,13 +605,14 @@ def test_the_forward_comes_back_even_after_an_error():
 def test_augmentation_is_applied_in_training(few, recipe, monkeypatch):
     calls = []
 
-    def spy(images, most, generator):
-        calls.append((len(images), most))
-        return data.random_shift(images, most, generator)
+    def spy(images, *amounts):
+        calls.append((len(images), *amounts[:3]))
+        return data.random_affine(images, *amounts)
 
-    monkeypatch.setattr(training, "random_shift", spy)
-    training.train(few, dataclasses.replace(recipe, max_shift=1), model=tiny())
-    assert calls == [(64, 1)] * 8
+    monkeypatch.setattr(training, "random_affine", spy)
+    recipe = dataclasses.replace(recipe, max_shift=1, max_degrees=5, max_scale=0.2)
+    training.train(few, recipe, model=tiny())
+    assert calls == [(64, 1, 5, 0.2)] * 8
 
 
 @pytest.mark.parametrize(

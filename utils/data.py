@@ -17,12 +17,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils import files
 from utils.settings import Settings
 
 TORCHVISION = {"mnist": "MNIST", "fashion": "FashionMNIST"}  # names of its classes
 NAMES = (*TORCHVISION, "cifar10")
 DIGITS = "embedded digits (5,000 from MNIST's training split: 4,000 to train, 1,000 to test)"
 HARDER = f"{DIGITS}, made harder: rotated, cluttered and noisy"
+# torchvision publishes the md5 of each .gz file; here, by it, the md5 of the file inside, for
+# folders that hold only unpacked files. The first four are MNIST's, the others Fashion-MNIST's.
+UNPACKED = {
+    "f68b3c2dcbeaaa9fbdd348bbdeb94873": "6bbc9ace898e44ae57da46a324031adb",
+    "d53e105ee54ea40749a09fcbcd1e9432": "a25bea736e30d166cdddb491f175f624",
+    "9fb629c4189551a2d022fa330f9573f3": "2646ac647ad5339dbf082846283269ea",
+    "ec29112dd5afa0611ce80d1b7f02629c": "27ae3e4e09519cfbb04c329615203637",
+    "8d4fb7e6c68d591d4c3dfef9ec88bf0d": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "25c81989df183df01b3e8a0aad5dffbe": "9018921c3c673c538a1fc5bad174d6f9",
+    "bef4ecab320f06d8554ea6380940ec79": "8181f5470baa50b63fa0f6fddb340f0a",
+    "bb300cfdad3c16e7a12a480ee83cd310": "15d484375f8d13e6eb1aabb0c3f46965",
+}
 SHIFTS = ("rotated", "noisy", "inverted", "low contrast")
 STRENGTHS = (1, 2, 3, 4, 5)
 PROBE_SECONDS = 10  # after this long without an answer there is no network
@@ -158,8 +171,7 @@ def availability(settings: Settings) -> tuple[bool, str]:
     """Say, without downloading, whether the data is present, downloadable or embedded."""
     if settings.data == "digits" or (settings.data == "auto" and settings.quick):
         return True, DIGITS
-    present = all(p.exists() for p, _ in _archives(settings, "mnist"))
-    if present:
+    if not _missing(settings, "mnist"):
         return True, "MNIST is present in data/"
     if _reachable(_kind("mnist")):
         return True, "MNIST will be downloaded to data/"
@@ -216,26 +228,6 @@ def calibration_images(dataset: Dataset, count: int, seed: int = 0) -> Tensor:
         raise ValueError(f"count={count}: choose 1 to {total:,} calibration images")
     chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count]
     return dataset.normalizer()(dataset.train_images[chosen])
-
-
-def random_shift(images: Tensor, most: int, generator: torch.Generator | None = None) -> Tensor:
-    """Shift every image by its own random offset of up to ``most`` pixels in both directions.
-
-    Parameters
-    ----------
-    images : Tensor
-        Shape (N, C, H, W), any dtype; what moves in from outside is 0.
-    most : int
-        Largest shift, in pixels.
-    generator : torch.Generator, optional
-        A CPU generator, so that CPU and GPU draw the same offsets.
-    """
-    n, _, height, width = images.shape
-    offsets = torch.randint(0, 2 * most + 1, (2, n), generator=generator).to(images.device)
-    padded = F.pad(images, (most,) * 4)
-    # Every window of the padded image is a shifted copy; unfold lists them without copying.
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-    return windows[torch.arange(n, device=images.device), :, offsets[0], offsets[1]]
 
 
 def random_affine(
@@ -422,32 +414,70 @@ def _cifar10(settings: Settings) -> Dataset:
 
 def _torchvision(settings: Settings, name: str) -> Dataset:
     kind = _kind(name)
-    _verify(settings, name)
-    if not all(p.exists() or p.with_suffix("").exists() for p, _ in _archives(settings, name)):
+    if _missing(settings, name):
         if not _reachable(kind):
             raise ConnectionError(f"{kind.__name__} is not in data/ and no network answers.")
-        print(f"downloading {kind.__name__} to data/ (once)")
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_SECONDS)
-    try:
-        train = kind(settings.data_dir, train=True, download=True)
-        test = kind(settings.data_dir, train=False, download=True)
-    except (RuntimeError, OSError, http.client.HTTPException) as error:
-        _verify(settings, name)  # a damaged file explains it better
-        raise ConnectionError(f"downloading {kind.__name__} failed ({error}).") from error
-    finally:
-        socket.setdefaulttimeout(before)
-    _verify(settings, name)
+        with files.locked(_raw(settings, name) / "archives", f"downloading {kind.__name__}"):
+            for archive, md5 in _missing(settings, name):
+                print(f"downloading {archive.name} to data/ (once)", flush=True)
+                _download(kind, archive, md5)
+    images, labels, test_images, test_labels = (_read(*a) for a in _archives(settings, name))
     source = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}[name]
     return Dataset(
         name,
         f"{source} (torchvision)",
-        train.data.unsqueeze(1),
-        train.targets,
-        test.data.unsqueeze(1),
-        test.targets,
-        tuple(label.split(" - ")[0] for label in train.classes),
+        images.view(-1, 1, 28, 28),
+        labels.long(),
+        test_images.view(-1, 1, 28, 28),
+        test_labels.long(),
+        tuple(label.split(" - ")[0] for label in kind.classes),
     )
+
+
+def _missing(settings: Settings, name: str) -> list[tuple[Path, str]]:
+    """Archives of which neither the packed nor the unpacked file is there."""
+    return [
+        a
+        for a in _archives(settings, name)
+        if not a[0].exists() and not a[0].with_suffix("").exists()
+    ]
+
+
+def _download(kind: type, archive: Path, md5: str) -> None:
+    from torchvision.datasets.utils import download_url  # takes seconds
+
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_SECONDS)
+    problem = None
+    try:
+        for url in [mirror + archive.name for mirror in kind.mirrors]:
+            try:
+                files.write_atomically(
+                    archive, lambda p, url=url: download_url(url, p.parent, p.name, md5)
+                )
+                return
+            except files.WriteError:
+                raise
+            except (RuntimeError, OSError, http.client.HTTPException) as error:
+                problem = error
+    finally:
+        socket.setdefaulttimeout(before)
+    raise ConnectionError(f"downloading {archive.name} failed ({problem}).") from problem
+
+
+def _read(archive: Path, md5: str) -> Tensor:
+    """Return the bytes behind the header of an IDX file, packed or not, if its md5 is right."""
+    path = archive if archive.exists() else archive.with_suffix("")
+    content = path.read_bytes()
+    if hashlib.md5(content).hexdigest() != (md5 if path == archive else UNPACKED[md5]):
+        raise DataError(
+            f"{path.name} in {path.parent.parent.name}/raw/ is damaged (md5 differs): delete it "
+            f"and run again."
+        )
+    if path == archive:
+        content = gzip.decompress(content)
+    header = 4 + 4 * content[3]  # its fourth byte is the number of dimensions, four bytes each
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header)
 
 
 def _kind(name: str) -> type:
@@ -462,19 +492,6 @@ def _raw(settings: Settings, name: str) -> Path:
 
 def _archives(settings: Settings, name: str) -> list[tuple[Path, str]]:
     return [(_raw(settings, name) / file, md5) for file, md5 in _kind(name).resources]
-
-
-def _verify(settings: Settings, name: str) -> None:
-    """Compare every archive with torchvision's md5, and every unpacked file with its archive."""
-    for archive, md5 in _archives(settings, name):
-        if not archive.exists():
-            continue
-        packed = archive.read_bytes()
-        if hashlib.md5(packed).hexdigest() != md5:
-            raise DataError(f"{archive} is damaged (md5 differs): delete it and run again.")
-        unpacked = archive.with_suffix("")
-        if unpacked.exists() and unpacked.read_bytes() != gzip.decompress(packed):
-            raise DataError(f"{unpacked} is damaged: delete it and run again.")
 
 
 def _reachable(kind: type) -> bool:

@@ -3,8 +3,11 @@
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
 
 REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -29,7 +32,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     path : Path
         Its folder is made if missing.
     write : callable
-        Writes the file whose path it is given, for instance ``lambda p: torch.save(state, p)``.
+        Writes the file whose path it is given.
 
     Returns
     -------
@@ -43,23 +46,69 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        reason = REASONS.get(getattr(error, "errno", None))
-        if reason is None and "inline_container" in str(error):  # how torch.save says it
-            reason = REASONS[errno.ENOSPC]
+        with _explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(path)
+            write(temporary)
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):  # a read-only folder holds no temporary file either
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Delete what runs that were killed while they wrote this file have left behind."""
+    for leftover in path.parent.glob(f"{path.name}.*.tmp"):
+        pid = leftover.name.removeprefix(f"{path.name}.").removesuffix(".tmp")
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            leftover.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = REASONS.get(error.errno)
         if reason is None:
             raise
         raise WriteError(
             f"cannot write {path.name} in {path.parent.name}/: {reason}. Free some space, or set "
             f"COURSE_HOME to a folder elsewhere that can be written to, and run again."
         ) from error
+
+
+@contextlib.contextmanager
+def locked(path: Path, doing: str) -> Iterator[None]:
+    """Let one process at a time make ``path``; a second one says so, waits, and goes on after it.
+
+    The operating system holds the lock, so that a run that is killed leaves none behind.
+
+    Parameters
+    ----------
+    path : Path
+        What is made; the lock is an empty file beside it.
+    doing : str
+        What the other run does, for the line that a waiting one prints.
+
+    Raises
+    ------
+    WriteError
+        If the folder cannot be written to.
+    """
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"another run is {doing}: waiting for it", flush=True)
+            lock.acquire()
+    try:
+        yield
     finally:
-        with contextlib.suppress(OSError):  # a read-only folder holds no temporary file either
-            temporary.unlink(missing_ok=True)
-    return path
+        lock.release()
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -227,13 +227,15 @@ def step_parts(parts, matrix_ms: float):
     )
 
 
-def throughput(table):
+def throughput(table, rounds=()):
     """Draw images per second of training, a row for each setting, with the range of the rounds.
 
     Parameters
     ----------
     table : DataFrame
         Columns setting (str), images_per_second, lowest, highest (float).
+    rounds : sequence of sequences of float
+        Images per second of every round, for each row of the table; drawn as points.
 
     Returns
     -------
@@ -243,6 +245,8 @@ def throughput(table):
     middle = table["images_per_second"]
     spread = [middle - table["lowest"], table["highest"] - middle]
     ax.errorbar(middle, table["setting"], xerr=spread, linestyle="", capsize=4, **STYLE[FLOAT])
+    for row, seen in enumerate(rounds):
+        ax.plot(seen, [row + 0.25] * len(seen), ".", color=GREY, markersize=3)
     ax.invert_yaxis()
     ax.set_xlim(left=0)
     ax.grid(axis="x", alpha=0.3)
@@ -251,7 +255,8 @@ def throughput(table):
     return fig, (
         f"Images per second for {len(table)} settings. Fastest: {best.setting}, "
         f"{best.images_per_second:,.0f}; slowest: {worst.setting}, "
-        f"{worst.images_per_second:,.0f}. Bars run from the lowest to the highest round."
+        f"{worst.images_per_second:,.0f}. Bars run from the lowest to the highest round"
+        f"{'; below each, every round is a point' if len(rounds) else ''}."
     )
 
 

@@ -250,13 +250,16 @@ def load_int8(path: Path, engine: str | None = None) -> nn.Module:
         state = torch.load(path, weights_only=True)
         channels = state["conv1.weight"].shape[1]
         classes = state["fc._packed_params._packed_params"][0].shape[0]
-    except Exception as error:
+        set_engine(engine)
+        skeleton = _empty_int8(classes, channels)
+        skeleton.load_state_dict(state)
+    except QuantizationError:  # of the engine
+        raise
+    except Exception as error:  # whatever a foreign file makes torch raise
         raise QuantizationError(
-            f"{path.name} is not an int8 ResNet-18 ({type(error).__name__}): make it again"
+            f"{path.name} is not an int8 ResNet-18 ({type(error).__name__}): delete it and make it "
+            f"again with save_int8()"
         ) from error
-    set_engine(engine)
-    skeleton = _empty_int8(classes, channels)
-    skeleton.load_state_dict(state)
     return skeleton
 
 

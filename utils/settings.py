@@ -106,7 +106,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     Raises
     ------
     SettingsError
-        For an unknown value, naming the allowed ones; for a device that this machine lacks.
+        For an unknown value, naming the allowed ones; for a device that this machine lacks; for a
+        home that is a file.
     """
     environ = os.environ if environ is None else environ
     chosen = {}
@@ -119,6 +120,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     if not seed.isdecimal():
         raise SettingsError(f"COURSE_SEED={seed!r} must be a whole number, 0 or larger")
     home = Path(environ.get("COURSE_HOME") or PROJECT).resolve()
+    if home.exists() and not home.is_dir():
+        raise SettingsError(f"COURSE_HOME={home.name!r} is a file; it must be a folder")
     profile = chosen["COURSE_PROFILE"]
     results = environ.get("COURSE_RESULTS") or home / "artifacts" / profile / "results"
     return Settings(

@@ -1,4 +1,8 @@
-"""Train the float32 network: a plain loop, checkpoints after every epoch, resume bit for bit."""
+"""Train the float32 network: a plain loop, checkpoints after every epoch, resume bit for bit.
+
+``python -m utils.training`` trains the course's model in one process;
+``torchrun --nproc-per-node N -m utils.training`` in N, to the same weights but for rounding.
+"""
 
 import contextlib
 import functools
@@ -6,20 +10,25 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from utils.data import Dataset, batches, random_shift
+from utils import settings as settings_module
+from utils.data import Dataset, batches, load, random_affine
 from utils.environment import cpu
+from utils.files import locked, write_atomically
 from utils.models import ResNet18
-from utils.settings import Settings, seed_everything
+from utils.settings import Settings, SettingsError, seed_everything
 
 
 class CheckpointError(RuntimeError):
@@ -45,8 +54,12 @@ class Recipe:
     base_momentum, max_momentum : float
         The momentum falls from the higher to the lower while the learning rate rises.
     weight_decay, label_smoothing : float
-    max_shift : int
-        Largest random shift of an image, in pixels.
+    max_shift : float
+        Largest random shift of an image in each direction, in pixels.
+    max_degrees : float
+        Largest random rotation to either side.
+    max_scale : float
+        Largest relative change of size.
     seed : int
     """
 
@@ -60,7 +73,9 @@ class Recipe:
     max_momentum: float = 0.95
     weight_decay: float = 5e-4
     label_smoothing: float = 0.05
-    max_shift: int = 2
+    max_shift: float = 2.0
+    max_degrees: float = 10.0
+    max_scale: float = 0.1
     seed: int = 0
 
     @property
@@ -100,7 +115,18 @@ def bf16_helps(device: str) -> bool:
 
 
 @contextlib.contextmanager
-def without_padding_work(model: nn.Module) -> Iterator[None]:
+def _forward_by(function: Callable, modules: list[nn.Module]) -> Iterator[None]:
+    """Let ``function(module, x)`` take the place of these modules' forward in this block."""
+    for module in modules:
+        module.forward = functools.partial(function, module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
+
+
+def without_padding_work(model: nn.Module) -> AbstractContextManager:
     """Let convolutions on tiny maps leave out the multiplications by padding, in this block.
 
     On a 28x28 digit the maps of ``layer4`` are 1x1. A 3x3 kernel with padding 1 then multiplies
@@ -116,13 +142,7 @@ def without_padding_work(model: nn.Module) -> Iterator[None]:
         and (m.groups, m.dilation, m.padding_mode) == (1, (1, 1), "zeros")
         and isinstance(m.padding, tuple)
     ]
-    for conv in convolutions:
-        conv.forward = functools.partial(_dense_conv2d, conv)
-    try:
-        yield
-    finally:
-        for conv in convolutions:
-            del conv.forward
+    return _forward_by(_dense_conv2d, convolutions)
 
 
 def _dense_conv2d(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -142,6 +162,38 @@ def _dense_conv2d(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return y.view(n, out_h, out_w, -1).permute(0, 3, 1, 2)
 
 
+def place() -> tuple[int, int]:
+    """Return this process's rank, and how many processes train together: (0, 1) for one."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _with_batch_statistics_of_all(model: nn.Module) -> AbstractContextManager:
+    """Normalize by the whole batch in this block, wherever its images are, as one process does.
+
+    torch's SyncBatchNorm does so too, but on GPUs only.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and place()[1] > 1]
+    return _forward_by(_batch_norm_of_all, norms)
+
+
+def _batch_norm_of_all(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    if not norm.training:
+        return nn.BatchNorm2d.forward(norm, x)
+    from torch.distributed.nn.functional import all_reduce  # whose gradients are summed as well
+
+    real = x.float()
+    count = all_reduce(torch.tensor(float(x[:, 0].numel()), device=x.device))
+    mean = all_reduce(real.sum((0, 2, 3))) / count
+    centered = real - mean.view(-1, 1, 1)
+    variance = all_reduce(centered.square().sum((0, 2, 3))) / count
+    with torch.no_grad():
+        norm.num_batches_tracked += 1
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(variance * count / (count - 1), norm.momentum)
+    scale = norm.weight * (variance + norm.eps).rsqrt()
+    return (centered * scale.view(-1, 1, 1) + norm.bias.view(-1, 1, 1)).to(x.dtype)
+
+
 def train(
     dataset: Dataset,
     recipe: Recipe,
@@ -151,6 +203,9 @@ def train(
     model: nn.Module | None = None,
 ) -> tuple[nn.Module, pd.DataFrame]:
     """Train by ``recipe``, going on from ``checkpoint`` if that file exists.
+
+    Where torch.distributed has been initialized, each process computes its part of every batch, and
+    the first one reads and writes the checkpoint.
 
     Parameters
     ----------
@@ -175,9 +230,12 @@ def train(
     Raises
     ------
     ValueError
-        If the dataset is smaller than the recipe, or smaller than one batch.
+        If the dataset is smaller than the recipe, or smaller than one batch; if the processes that
+        train together have different recipes.
     CheckpointError
-        If the checkpoint is damaged or was made by another recipe.
+        If the checkpoint is damaged, was made by another recipe, or holds another network.
+    WriteError
+        If the checkpoint cannot be written; an older one stays.
     FloatingPointError
         If the loss stops being a number.
     """
@@ -211,18 +269,34 @@ def train(
         max_momentum=recipe.max_momentum,
     )
     generator = torch.Generator().manual_seed(recipe.seed)
-    history = []
-    if checkpoint is not None and checkpoint.exists():
+    rank, processes = place()
+    state, history = None, []
+    if rank == 0 and checkpoint is not None and checkpoint.exists():
         state = read_checkpoint(checkpoint, recipe)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        generator.set_state(state["generator"])
-        torch.set_rng_state(state["torch_rng"])
-        history = state["history"]
+    if processes > 1:
+        shared = [recipe, state]  # the other machines have no checkpoint
+        dist.broadcast_object_list(shared)
+        if shared[0] != recipe:
+            raise ValueError(f"the first process trains by {shared[0]}, this one by {recipe}")
+        state = shared[1]
+    if state is not None:
+        try:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+            generator.set_state(state["generator"])
+            torch.set_rng_state(state["torch_rng"])
+            history = state["history"]
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{checkpoint.name} in {checkpoint.parent.name}/ holds another network or only a "
+                f"part of a run ({type(error).__name__}): delete it and train again."
+            ) from error
+    # Averages the gradients over all processes; batch norm's statistics are the same in each.
+    net = DistributedDataParallel(model, broadcast_buffers=False) if processes > 1 else model
     for epoch in range(len(history) + 1, recipe.epochs + 1):
         start = time.perf_counter()
-        loss = _train_epoch(model, data, recipe, normalize, optimizer, schedule, generator, epoch)
+        loss = _train_epoch(net, data, recipe, normalize, optimizer, schedule, generator, epoch)
         seconds = time.perf_counter() - start
         logits = predict(model, normalize(data.test_images))
         history.append(
@@ -236,7 +310,7 @@ def train(
                 "learning_rate": schedule.get_last_lr()[0],
             }
         )
-        if checkpoint is not None:
+        if checkpoint is not None and rank == 0:
             save_atomically(
                 {
                     "recipe": asdict(recipe),
@@ -260,6 +334,7 @@ def _train_epoch(model, data, recipe, normalize, optimizer, schedule, generator,
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16_helps(device.type))
     order = torch.randperm(len(data.train_images), generator=generator).to(device)
     steps = recipe.train_images // recipe.batch_size
+    rank, processes = place()
     total = torch.zeros((), device=device)
     model.train()
     bar = tqdm(
@@ -268,15 +343,24 @@ def _train_epoch(model, data, recipe, normalize, optimizer, schedule, generator,
         unit="img",
         unit_scale=recipe.batch_size,
         leave=False,
+        **({"disable": True} if rank else {}),
     )
-    with without_padding_work(model):
+    with without_padding_work(model), _with_batch_statistics_of_all(model):
         for step, chosen in enumerate(bar, start=1):
-            images = random_shift(data.train_images[chosen], recipe.max_shift, generator)
+            images = random_affine(
+                data.train_images[chosen],
+                recipe.max_shift,
+                recipe.max_degrees,
+                recipe.max_scale,
+                generator,
+            )
+            # Drawn for the whole batch, so that any number of processes sees the same images.
+            images = images.tensor_split(processes)[rank]
+            labels = data.train_labels[chosen].tensor_split(processes)[rank]
             with autocast:
                 logits = model(normalize(images))
-                loss = F.cross_entropy(
-                    logits, data.train_labels[chosen], label_smoothing=recipe.label_smoothing
-                )
+                loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+            loss = loss * (len(labels) * processes / len(chosen))  # 1 where all parts are equal
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -289,7 +373,9 @@ def _train_epoch(model, data, recipe, normalize, optimizer, schedule, generator,
                         f"lower peak_lr (now {recipe.peak_lr})"
                     )
                 bar.set_postfix(loss=f"{total.item() / step:.3f}")
-    return total.item() / steps
+    if processes > 1:
+        dist.all_reduce(total)
+    return total.item() / processes / steps
 
 
 def predict(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
@@ -325,14 +411,13 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def save_atomically(state: object, path: Path) -> None:
-    """``torch.save`` under a temporary name, then rename: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        torch.save(state, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """``torch.save`` through :func:`utils.files.write_atomically`; see there."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # given a name, torch hides why writing failed
+            torch.save(state, file)
+
+    write_atomically(path, write)
 
 
 def read_checkpoint(path: Path, recipe: Recipe) -> dict:
@@ -391,6 +476,54 @@ def load_or_train(
         As :func:`train` returns it.
     """
     recipe = recipe_for(settings, dataset, short=short)
-    return train(
-        dataset, recipe, device=settings.device, checkpoint=checkpoint_path(settings, recipe)
-    )
+    path = checkpoint_path(settings, recipe)
+    lock = contextlib.nullcontext()
+    if place()[0] == 0:  # a finished model can be read by any number of runs
+        done = path.exists() and len(read_checkpoint(path, recipe)["history"]) == recipe.epochs
+        lock = lock if done else locked(path, "training this model")
+    with lock:
+        return train(dataset, recipe, device=settings.device, checkpoint=path)
+
+
+@contextlib.contextmanager
+def processes_of_torchrun(settings: Settings) -> Iterator[Settings]:
+    """Join the other processes in this block if torchrun started this one; yield its settings.
+
+    Raises
+    ------
+    SettingsError
+        If there are more processes on this machine than GPUs.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield settings
+        return
+    if settings.device == "cuda":
+        here, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        if here > gpus:
+            raise SettingsError(
+                f"{here} processes, but this machine has {gpus} GPUs: ask torchrun for "
+                f"--nproc-per-node {gpus}, or set COURSE_DEVICE=cpu"
+            )
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    else:
+        settings = replace(settings, device="cpu")  # gloo knows no other
+    dist.init_process_group("nccl" if settings.device == "cuda" else "gloo")
+    try:
+        yield settings
+    finally:
+        dist.destroy_process_group()
+
+
+def main() -> None:
+    """Train the course's model, or go on with it; print its accuracy."""
+    with processes_of_torchrun(settings_module.load()) as config:
+        first = place()[0] == 0
+        dataset = load(config, announce=first)
+        _, history = load_or_train(config, dataset)
+        if first:
+            last = history.iloc[-1]
+            print(f"float model: {last.test_accuracy:.2%} after {len(history)} epochs")
+
+
+if __name__ == "__main__":
+    main()
