@@ -213,7 +213,6 @@ def test_the_best_call_counts_and_the_first_does_not(monkeypatch):
     def call():
         now[0] += next(steps)
 
-    monkeypatch.setattr(ceilings, "timer", lambda: now[0])
     monkeypatch.setattr(ceilings.time, "perf_counter", lambda: now[0])
     assert ceilings._best_seconds(call, 10) == 2  # 5, 4 and 2 fill the time
 
