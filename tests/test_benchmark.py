@@ -687,12 +687,12 @@ def test_the_headline_of_real_processes(float_model, int8_model, images, tmp_pat
     quantization.save_int8(int8_model, tmp_path / "int8.pt")
     int8 = f"int8_{quantization.default_engine()}"
     chosen = CHOSEN.assign(int8=int8, fastest_float="float_eager", batch=[1, 2])
-    table = benchmark.headline(chosen, tmp_path, images[:2], processes=2, rounds=2)
+    table = benchmark.headline(chosen, tmp_path, images[:2], processes=1, rounds=2)
     assert table["batch"].tolist() == [1, 2]
     assert (table["eager_ms"] == table["fastest_float_ms"]).all()
     assert (table["against_eager"] == table["against_fastest"]).all()
     assert (table["against_eager_low"] < table["against_eager_high"]).all()
-    assert table[["processes", "rounds"]].eq(2).all(axis=None)
+    assert table["processes"].eq(1).all() and table["rounds"].eq(2).all()
 
 
 # Layers.
