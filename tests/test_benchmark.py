@@ -388,6 +388,20 @@ def test_the_interval_holds_95_percent():
     assert row["speedup_high"] == pytest.approx(51 + half, abs=1)
 
 
+def test_paired_ratios_by_hand():
+    samples = every_call(a=[[8, 8], [6, 6], [4, 4]], b=[[1, 1], [2, 2], [4, 4]])
+    assert benchmark.paired(samples, "a", "b") == (3, 1, 8)  # not 6 / 2
+    assert benchmark.paired(samples, "b", "a") == (pytest.approx(1 / 3), 1 / 8, 1)
+
+
+def test_verdicts_become_readable():
+    samples = every_call(float_eager=[[4], [6], [9], [6]], int8_x86=[[1], [2], [2], [1]])
+    table = benchmark.readable(benchmark.verdicts(samples)).iloc[0]
+    assert table["against_eager"] == table["against_fastest"] == "4.50 (3.00 to 6.00)"
+    assert table["brackets"] == "range of 2 rounds"
+    assert (table["int8"], table["fastest_float"]) == ("int8_x86", "float_eager")
+
+
 def test_too_few_rounds_have_a_range():
     ratios = np.arange(19.0)
     assert benchmark.interval(ratios) == (0, 18)

@@ -354,6 +354,35 @@ def interval(ratios: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def paired(samples: pd.DataFrame, slow: str, fast: str) -> tuple[float, float, float]:
+    """Return how many times faster one variant is than another, round by round.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        Of :func:`latency`, at one batch and thread count.
+    slow, fast : str
+        Variants.
+
+    Returns
+    -------
+    float, float, float
+        The median ratio of their times, and its :func:`interval`.
+    """
+    ms = rounds_of(samples).pivot_table(index="round", columns="variant", values="ms")
+    ratio = (ms[slow] / ms[fast]).to_numpy()
+    return float(np.median(ratio)), *interval(ratio)
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return :func:`verdicts` or :func:`headline` with each ratio and its ends in one column."""
+    shown = table[["threads", "batch", "int8", "fastest_float"]].copy()
+    for key in ("against_eager", "against_fastest"):
+        ends = table[[key, f"{key}_low", f"{key}_high"]].itertuples(index=False)
+        shown[key] = [f"{ratio:.2f} ({low:.2f} to {high:.2f})" for ratio, low, high in ends]
+    return shown.assign(brackets=[interval_name(rounds) for rounds in table["rounds"]])
+
+
 def interval_name(rounds: int) -> str:
     """Return what :func:`interval` is called with so many rounds."""
     return "95 % interval" if rounds >= ENOUGH_ROUNDS else f"range of {rounds} rounds"
@@ -476,7 +505,7 @@ def layer_work(fused: nn.Module, images: Tensor) -> pd.DataFrame:
     def count(name: str, module: nn.Module):
         def hook(_, inputs: tuple[Tensor], output: Tensor) -> None:
             pairs = module.weight.shape[0] * module.weight.shape[1]
-            met = _taps(module, inputs[0].shape)  # taps x positions of the output
+            met = taps(module, inputs[0].shape)  # taps x positions of the output
             needed = 2 * len(output) * pairs * int(met.sum())
             every = 2 * len(output) * pairs * met.numel()
             weights = pairs * int(met.any(1).sum())
@@ -500,8 +529,20 @@ def layer_work(fused: nn.Module, images: Tensor) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _taps(module: nn.Module, shape: torch.Size) -> Tensor:
-    """Return whether each tap of the kernel meets data at each output position."""
+def taps(module: nn.Module, shape: torch.Size) -> Tensor:
+    """Return whether each tap of a layer's kernel meets data at each output position.
+
+    Parameters
+    ----------
+    module : nn.Conv2d or nn.Linear
+    shape : torch.Size
+        Of its input, (N, C, H, W).
+
+    Returns
+    -------
+    Tensor
+        bool, shape (taps, positions).
+    """
     if isinstance(module, nn.Linear):
         return torch.ones(1, 1, dtype=torch.bool)
     c = module

@@ -102,7 +102,7 @@ def int8_instructions(found: list[str]) -> pd.DataFrame:
     """
     known = [name for name in INT8_SETS if name in found]
     rows = []
-    for library in torch.backends.quantized.supported_engines:
+    for library in _libraries():
         if library in INT8_INSTRUCTIONS:
             used = [name for name in known if name in INT8_INSTRUCTIONS[library]]
             unused = ", ".join(name for name in known if name not in used)
@@ -177,6 +177,14 @@ def _int8_convolution(engine: str):
     return lambda: torch.ops.quantized.conv2d(x, packed, 1.0, 0), operations
 
 
+def _libraries() -> list[str]:
+    """The engines that have kernels of their own; x86 chooses between two others."""
+    engines = [e for e in torch.backends.quantized.supported_engines if e not in ("none", "x86")]
+    if "fbgemm" in engines:  # qnnpack is meant for ARM and slow elsewhere; Windows has none
+        engines = [engine for engine in engines if engine != "qnnpack"]
+    return engines
+
+
 def _kernels() -> dict[str, dict[str, Callable]]:
     def floating(dtype):
         return {
@@ -185,9 +193,7 @@ def _kernels() -> dict[str, dict[str, Callable]]:
             "matrix product": lambda: _matmul(dtype),
         }
 
-    engines = [e for e in torch.backends.quantized.supported_engines if e not in ("none", "x86")]
-    if "fbgemm" in engines:  # qnnpack is meant for ARM and slow elsewhere; Windows has none
-        engines = [engine for engine in engines if engine != "qnnpack"]
+    engines = _libraries()
     int8 = {f"convolution, {e}": lambda e=e: _int8_convolution(e) for e in engines}
     int8 |= {f"matrix product, {e}": lambda e=e: _int8_linear(e) for e in reversed(engines)}
     return {
