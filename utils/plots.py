@@ -1223,8 +1223,9 @@ def roofline(
             look |= STYLE[colors[dtype]] | {"markersize": 6.5, "alpha": 0.85}
             ax.plot(here["intensity"], here["rate"], label=f"{dtype} layers", **look)
             for row in here[here["layer"].isin(labeled)].itertuples():
-                text = {"fontsize": 8, "color": colors[dtype], "path_effects": [halo]}
-                where = {"xytext": (6, -3), "textcoords": "offset points"}
+                side = (-6, "right") if dtype == "int8" else (6, "left")  # seldom on one another
+                where = {"xytext": (side[0], -3), "textcoords": "offset points", "ha": side[1]}
+                text = {"fontsize": 8, "path_effects": [halo]}
                 ax.annotate(row.layer, (row.intensity, row.rate), **where, **text)
             share = (here["rate"] / minimum(peak, here["intensity"] * bandwidth)).median()
             said.append(f"batch {batch}, {dtype}: {share:.0%} of the roof")
