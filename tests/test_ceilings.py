@@ -122,6 +122,17 @@ def test_best_takes_the_highest_and_leaves_out_kinds_without_value():
     assert ceilings.best(table) == {"a": 3.0, "c": 5.0}
 
 
+def test_int8_instructions_with_amx(monkeypatch):
+    """FBGEMM has no kernels for AMX, so a ceiling that oneDNN sets with it is not FBGEMM's."""
+    engines = type(torch.backends.quantized)
+    monkeypatch.setattr(engines, "supported_engines", ["onednn", "x86", "fbgemm", "none"])
+    table = ceilings.int8_instructions(["amx_bf16", "amx_int8", "avx2", "avx512_vnni", "avx512f"])
+    assert table.to_dict(orient="records") == [
+        {"library": "onednn", "fastest": "amx_int8", "unused": ""},
+        {"library": "fbgemm", "fastest": "avx512_vnni", "unused": "amx_int8"},
+    ]
+
+
 @pytest.mark.parametrize("threads", [0, -1])
 def test_threads_must_be_positive(fake_child, threads):
     asked = fake_child(lambda kind, kernel: Outcome(3.0))
@@ -213,7 +224,6 @@ def test_the_best_call_counts_and_the_first_does_not(monkeypatch):
     def call():
         now[0] += next(steps)
 
-    monkeypatch.setattr(ceilings, "timer", lambda: now[0])
     monkeypatch.setattr(ceilings.time, "perf_counter", lambda: now[0])
     assert ceilings._best_seconds(call, 10) == 2  # 5, 4 and 2 fill the time
 

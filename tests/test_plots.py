@@ -308,8 +308,14 @@ FIGURES = {
         ["Threads. latency (ms): 1 thread 9; 2 threads 5.25; 4 threads 1,234", "2 threads is high"],
     ),
     "one_call_or_many": (
-        lambda: plots.one_call_or_many(SINGLE, 2.4, 2.5, 2.6),
-        ["100 single pairs", "from 0.10 to 40.00", "is 2.50", "from 2.40 to 2.60; 80%"],
+        lambda: plots.one_call_or_many(SINGLE, 2.4, 2.5, 2.6, "range of 7 rounds"),
+        [
+            "its range of 7 rounds from",
+            "100 single pairs",
+            "from 0.10 to 40.00",
+            "is 2.50",
+            "from 2.40 to 2.60; 80%",
+        ],
     ),
     "memory_bars": (
         lambda: plots.memory_bars(MEMORY),
@@ -320,7 +326,7 @@ FIGURES = {
         lambda: plots.latency_distributions(calls(), 2),
         [
             "2 threads, 6 variants",
-            "batch 1: from 2.4 ms (int8, eager, onednn) to 5.4 ms (float32, e",
+            "batch 1 (too few calls for whiskers): from 2.4 ms (int8, eager, onednn) to 5.4",
         ],
     ),
     "throughput_curves": (
@@ -495,12 +501,29 @@ def titles(fig):
 
 def test_distributions_choose_four_of_many_batches():
     fig, _ = plots.latency_distributions(calls(batches=(1, 2, 4, 8, 16, 32, 64)), 1)
-    assert titles(fig) == [f"Batch {batch}, one thread" for batch in (1, 4, 16, 64)]
+    assert titles(fig) == [
+        f"Batch {n}, one thread, too few calls for whiskers" for n in (1, 4, 16, 64)
+    ]
 
 
 def test_distributions_of_three_batches_leave_a_panel_empty():
     fig, _ = plots.latency_distributions(calls(batches=(1, 8, 64)), 2)
-    assert titles(fig) == [f"Batch {batch}, 2 threads" for batch in (1, 8, 64)]
+    assert [title.split(",")[0] for title in titles(fig)] == ["Batch 1", "Batch 8", "Batch 64"]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "words"),
+    [(3, "too few calls for whiskers"), (4, "whiskers 10 to 90 %"), (20, "whiskers 1 to 99 %")],
+)
+def test_whiskers_end_where_there_are_enough_calls(rounds, words):
+    """Five calls a round; the fewest of any variant decide."""
+    samples = calls(["float_eager", "int8_x86"], [1], [1], rounds)
+    fig, alt = plots.latency_distributions(samples, 1)
+    assert titles(fig) == [f"Batch 1, one thread, {words}"]
+    assert words in alt
+    share = 0.25 if rounds < 4 else 0.1 if rounds < 20 else 0.01
+    lowest = min(x for line in fig.axes[0].lines for x in line.get_xdata())
+    assert lowest == pytest.approx(samples[samples["variant"] == "int8_x86"]["ms"].quantile(share))
 
 
 def test_distributions_put_each_box_into_the_row_of_its_variant():
@@ -574,6 +597,14 @@ def test_roofs_bend_where_the_memory_is_enough():
         assert x[0] < peak / bandwidth < x[-1]
     assert float_roof.get_linestyle() != int8_roof.get_linestyle()
     assert list(float_points.get_ydata()) == [45.0, 9.5]
+
+
+def test_roofline_names_the_layers_it_is_asked_to():
+    fig, _ = plots.roofline(POINTS, ROOFS, ("conv1",))
+    for ax in fig.axes:
+        assert [text.get_text() for text in ax.texts] == ["conv1"] * 2  # float32 and int8
+        points = {xy for line in ax.lines for xy in zip(*line.get_data(), strict=True)}
+        assert {text.xy for text in ax.texts} <= points
 
 
 def test_roofline_of_one_dtype_and_batch():

@@ -84,11 +84,6 @@ def test_a_variant_s_name_and_label_begin_with_its_dtype():
         assert variant.label.startswith(variant.dtype)
 
 
-def test_compilers_are_specialized():
-    specialized = {name for name, variant in VARIANTS.items() if variant.specialized}
-    assert specialized == {"float_compiled", "float_onnxruntime", "float_openvino"}
-
-
 def test_missing_runtimes_name_the_file_to_install_from(without):
     without("onnxruntime", "openvino")
     absent = variants.missing()

@@ -14,23 +14,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter as timer
 
 import numpy as np
 import pandas as pd
 import psutil
 import torch
-from scipy import stats
 from torch import Tensor, nn
 from torch.ao.nn.intrinsic import ConvReLU2d
-from torch.utils.benchmark import timer
 from tqdm import tqdm
 
 from utils import data, environment, isolation, results, settings, training, variants
+from utils.models import weights_hash
 
 SAMPLE_SECONDS = 0.02  # a variant's turn is as many calls as fit in this time
 LONG_SECONDS = 0.1  # for such a call it hardly matters that the caches are not its own yet
 WARMUP_SECONDS = 2.0  # at most, until calls stop becoming faster
-FEWEST_ROUNDS = 5
+ENOUGH_ROUNDS = 20  # for a bootstrap; of fewer, the range is reported
+ENOUGH_CALLS = {0.9: 20, 0.99: 100}  # for a percentile: at least one or two calls lie beyond it
 BUSY = 0.25  # a wider spread of the rounds, relative to their median, is not the model's own
 LIMITS = {"float32": 1e-3, "int8": 0.2}  # relative error of the logits that is still the same model
 
@@ -55,7 +56,9 @@ def latency(
     Parameters
     ----------
     models : dict of str to callable
-        Name to model; each is called as ``model(inputs)`` under ``inference_mode``.
+        Name to model; each is called as ``model(inputs)`` under ``inference_mode``. oneDNN's int8
+        layers keep what they chose for the first shape and thread count that they met: time a
+        model that has met no other.
     inputs : Tensor
         One batch, shape (N, C, H, W); made outside the timed region.
     rounds : int
@@ -63,7 +66,7 @@ def latency(
     threads : int
         Intra-op threads while timing; the number that was set before is restored.
     seconds : float, optional
-        Stop after the round that ends later than this, but not before five rounds.
+        Stop after the round that ends later than this, but not before 20 rounds.
     reference : Tensor, optional
         The float32 logits that every model must agree with, see :func:`verify`.
 
@@ -103,7 +106,7 @@ def latency(
                     ms = (timer() - before) * 1e3
                     rows.append((name, len(inputs), threads, number, call, ms))
             over = seconds is not None and timer() - start > seconds
-            if over and number + 1 >= FEWEST_ROUNDS:
+            if over and number + 1 >= ENOUGH_ROUNDS:
                 break
     return pd.DataFrame(rows, columns=["variant", "batch", "threads", "round", "call", "ms"])
 
@@ -172,11 +175,11 @@ def summarize(samples: pd.DataFrame, baseline: str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        variant, batch, threads; median_ms, p90_ms, p99_ms (of all calls); images_per_second;
-        speedup (median over rounds of baseline time / own time), speedup_low and speedup_high (its
-        95 % bootstrap interval, resampling rounds; Efron and Tibshirani: An Introduction to the
-        Bootstrap, 1993, section 13.3), always_faster (in every round); spread (of the rounds: 80 %
-        of them lie within so wide a band, relative to their median).
+        variant, batch, threads; median_ms, p90_ms, p99_ms (of all calls; None where there are fewer
+        than 20 or 100 calls); images_per_second; speedup (median over rounds of baseline time / own
+        time), speedup_low and speedup_high (its :func:`interval`), always_faster (in every round);
+        spread (of the rounds: 80 % of them lie within so wide a band, relative to their median);
+        rounds (how many).
 
     Raises
     ------
@@ -198,7 +201,7 @@ def summarize(samples: pd.DataFrame, baseline: str) -> pd.DataFrame:
         for variant in table.columns:
             ms = group.loc[group["variant"] == variant, "ms"]
             ratio = (table[baseline] / table[variant]).to_numpy()
-            low, high = _interval(ratio)
+            low, high = interval(ratio)
             p10, p50, p90 = table[variant].quantile([0.1, 0.5, 0.9])
             rows.append(
                 {
@@ -206,54 +209,183 @@ def summarize(samples: pd.DataFrame, baseline: str) -> pd.DataFrame:
                     "batch": batch,
                     "threads": threads,
                     "median_ms": ms.median(),
-                    "p90_ms": ms.quantile(0.9),
-                    "p99_ms": ms.quantile(0.99),
+                    "p90_ms": _percentile(ms, 0.9),
+                    "p99_ms": _percentile(ms, 0.99),
                     "images_per_second": batch / ms.median() * 1e3,
                     "speedup": float(np.median(ratio)),
                     "speedup_low": low,
                     "speedup_high": high,
                     "always_faster": bool((ratio > 1).all()),
                     "spread": (p90 - p10) / p50,
+                    "rounds": len(ratio),
                 }
             )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    for column in ("p90_ms", "p99_ms"):  # JSON has None, not NaN
+        table[column] = table[column].astype(object).where(table[column].notna(), None)
+    return table
 
 
 def verdicts(samples: pd.DataFrame) -> pd.DataFrame:
     """Compare the fastest int8 variant with the naive and with the fastest float32, per setting.
+
+    Which variants are the fastest is decided on the even rounds, and everything else is taken from
+    the odd ones: a variant that was chosen because it was lucky is not lucky again.
 
     Returns
     -------
     DataFrame
         A row for each batch and thread count: batch, threads; int8, fastest_float (variant names);
         int8_ms, eager_ms, fastest_float_ms (medians); against_eager and against_fastest (how many
-        times faster int8 is, below 1 if it is slower), each with its interval in columns ending in
-        ``_low`` and ``_high``.
+        times faster int8 is, below 1 if it is slower), each with its :func:`interval` in columns
+        ending in ``_low`` and ``_high``; rounds (those it is taken from).
 
     Raises
     ------
     ValueError
-        If a setting lacks ``float_eager`` or any int8 variant.
+        If a setting lacks ``float_eager`` or any int8 variant, or has fewer than four rounds.
     """
+    if samples["round"].nunique() < 4:
+        raise ValueError("verdicts need four rounds: two to choose by, two to compare")
     rows = []
     for (batch, threads), group in samples.groupby(["batch", "threads"], sort=False):
-        table = summarize(group, "float_eager").set_index("variant")
-        of = {kind: table[table.index.str.startswith(kind)] for kind in ("float", "int8")}
+        choosing, rest = (group[group["round"] % 2 == half] for half in (0, 1))
+        medians = choosing.groupby("variant")["ms"].median()
+        of = {kind: medians[medians.index.str.startswith(kind)] for kind in ("float", "int8")}
         if of["int8"].empty:
             raise ValueError(f"no int8 variant was timed at batch {batch}, {threads} threads")
-        fastest, int8 = (of[kind]["median_ms"].idxmin() for kind in ("float", "int8"))
+        int8, fastest = of["int8"].idxmin(), of["float"].idxmin()
+        naive = summarize(rest, "float_eager").set_index("variant")
         row = {"batch": batch, "threads": threads, "int8": int8, "fastest_float": fastest}
         named = {"int8": int8, "eager": "float_eager", "fastest_float": fastest}
-        row |= {f"{key}_ms": table.loc[name, "median_ms"] for key, name in named.items()}
-        for key, baseline in {"against_eager": "float_eager", "against_fastest": fastest}.items():
-            against = summarize(group, baseline).set_index("variant").loc[int8]
-            row |= {
-                key: against["speedup"],
-                f"{key}_low": against["speedup_low"],
-                f"{key}_high": against["speedup_high"],
-            }
-        rows.append(row)
+        row |= {f"{key}_ms": naive.loc[name, "median_ms"] for key, name in named.items()}
+        best = summarize(rest, fastest).set_index("variant")
+        for key, table in {"against_eager": naive, "against_fastest": best}.items():
+            ends = {end: table.loc[int8, f"speedup{end}"] for end in ("", "_low", "_high")}
+            row |= {f"{key}{end}": value for end, value in ends.items()}
+        rows.append(row | {"rounds": rest["round"].nunique()})
     return pd.DataFrame(rows)
+
+
+def headline(
+    chosen: pd.DataFrame,
+    folder: Path,
+    images: Tensor,
+    *,
+    processes: int = 3,
+    rounds: int = ENOUGH_ROUNDS,
+    limit: float = 300,
+) -> pd.DataFrame:
+    """Repeat verdicts in fresh processes, so that their intervals cover processes as well.
+
+    Where memory lies and what the machine does differ from process to process, and no number of
+    rounds in one of them shows it.
+
+    Parameters
+    ----------
+    chosen : DataFrame
+        Rows of :func:`verdicts`: batch, threads, int8, fastest_float.
+    folder : Path
+        That :func:`utils.variants.export` filled.
+    images : Tensor
+        As for :func:`sweep`.
+    processes, rounds : int
+        Every row is timed for so many rounds in each of so many processes.
+    limit : float
+        Seconds for each process.
+
+    Returns
+    -------
+    DataFrame
+        Columns as :func:`verdicts`, and processes. A ratio is the mean of the processes' medians;
+        its ends are the :func:`interval` of processes and rounds.
+
+    Raises
+    ------
+    BenchmarkError
+        If a process fails; says why.
+    """
+    asked = chosen[["batch", "threads", "int8", "fastest_float"]].to_dict(orient="records")
+    calls = [(asked, str(folder), images.numpy(), rounds)] * processes
+    outcomes = isolation.call_each(_timed_again, calls, seconds=limit, fresh=True)
+    if problems := [outcome.problem for outcome in outcomes if outcome.problem]:
+        raise BenchmarkError(f"a fresh process could not time the headline: {problems[0]}")
+    rows = []
+    for place, setting in enumerate(asked):
+        tables = [outcome.value[place] for outcome in outcomes]
+        row = dict(setting)
+        named = {"int8": row["int8"], "eager": "float_eager", "fastest_float": row["fastest_float"]}
+        times = {key: np.stack([table[name] for table in tables]) for key, name in named.items()}
+        row |= {f"{key}_ms": float(np.median(ms)) for key, ms in times.items()}
+        for key, slow in {"against_eager": "eager", "against_fastest": "fastest_float"}.items():
+            ratios = times[slow] / times["int8"]
+            row[key] = float(np.median(ratios, axis=1).mean())
+            row[f"{key}_low"], row[f"{key}_high"] = interval(ratios)
+        rows.append(row | {"processes": processes, "rounds": rounds})
+    return pd.DataFrame(rows)
+
+
+def interval(ratios: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of a median, or the range of too few rounds.
+
+    Rounds are resampled, and processes before them if there are several (a bootstrap of two stages,
+    Davison and Hinkley: Bootstrap Methods and their Application, 1997, section 3.8). With three or
+    five processes it is rather too narrow: so few hardly show how far processes differ.
+
+    Parameters
+    ----------
+    ratios : ndarray
+        Shape (rounds,) or (processes, rounds).
+
+    Returns
+    -------
+    float, float
+        Of the mean of the processes' medians; with fewer than 20 rounds the lowest and the highest
+        ratio, see :func:`interval_name`.
+    """
+    ratios = np.atleast_2d(ratios)
+    processes, rounds = ratios.shape
+    if rounds < ENOUGH_ROUNDS:
+        return float(ratios.min()), float(ratios.max())
+    draw = np.random.default_rng(0)
+    process = draw.integers(processes, size=(2000, processes, 1))
+    drawn = ratios[process, draw.integers(rounds, size=(2000, processes, rounds))]
+    low, high = np.quantile(np.median(drawn, axis=2).mean(axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def paired(samples: pd.DataFrame, slow: str, fast: str) -> tuple[float, float, float]:
+    """Return how many times faster one variant is than another, round by round.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        Of :func:`latency`, at one batch and thread count.
+    slow, fast : str
+        Variants.
+
+    Returns
+    -------
+    float, float, float
+        The median ratio of their times, and its :func:`interval`.
+    """
+    ms = rounds_of(samples).pivot_table(index="round", columns="variant", values="ms")
+    ratio = (ms[slow] / ms[fast]).to_numpy()
+    return float(np.median(ratio)), *interval(ratio)
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return :func:`verdicts` or :func:`headline` with each ratio and its ends in one column."""
+    shown = table[["threads", "batch", "int8", "fastest_float"]].copy()
+    for key in ("against_eager", "against_fastest"):
+        ends = table[[key, f"{key}_low", f"{key}_high"]].itertuples(index=False)
+        shown[key] = [f"{ratio:.2f} ({low:.2f} to {high:.2f})" for ratio, low, high in ends]
+    return shown.assign(brackets=[interval_name(rounds) for rounds in table["rounds"]])
+
+
+def interval_name(rounds: int) -> str:
+    """Return what :func:`interval` is called with so many rounds."""
+    return "95 % interval" if rounds >= ENOUGH_ROUNDS else f"range of {rounds} rounds"
 
 
 def busy(summary: pd.DataFrame) -> str:
@@ -301,6 +433,9 @@ def sweep(
 ) -> Sweep:
     """Time variants over batch sizes and thread counts; leave out, with the reason, what fails.
 
+    Every pair gets models of its own, since an int8 layer of oneDNN stays with what it chose for
+    the first input and thread count that it met.
+
     Parameters
     ----------
     names : list of str
@@ -323,7 +458,7 @@ def sweep(
     """
     if max(batches) > len(images):
         raise ValueError(f"a batch of {max(batches)} needs as many images; there are {len(images)}")
-    samples, left_out, loaded = [], [], {}
+    samples, left_out = [], []
     pairs = [(batch, count) for count in threads for batch in batches]
     for batch, count in tqdm(pairs, desc="settings", leave=False):
         inputs = images[:batch].clone()
@@ -332,7 +467,7 @@ def sweep(
         for name in names:
             try:
                 with fixed_threads(count):
-                    models[name] = _load(name, folder, tuple(inputs.shape), count, loaded)
+                    models[name] = variants.load(name, folder, tuple(inputs.shape), count)
             except variants.VariantError as error:
                 problems[name] = str(error)
         with _steady(count):
@@ -370,7 +505,7 @@ def layer_work(fused: nn.Module, images: Tensor) -> pd.DataFrame:
     def count(name: str, module: nn.Module):
         def hook(_, inputs: tuple[Tensor], output: Tensor) -> None:
             pairs = module.weight.shape[0] * module.weight.shape[1]
-            met = _taps(module, inputs[0].shape)  # taps x positions of the output
+            met = taps(module, inputs[0].shape)  # taps x positions of the output
             needed = 2 * len(output) * pairs * int(met.sum())
             every = 2 * len(output) * pairs * met.numel()
             weights = pairs * int(met.any(1).sum())
@@ -394,8 +529,20 @@ def layer_work(fused: nn.Module, images: Tensor) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _taps(module: nn.Module, shape: torch.Size) -> Tensor:
-    """Return whether each tap of the kernel meets data at each output position."""
+def taps(module: nn.Module, shape: torch.Size) -> Tensor:
+    """Return whether each tap of a layer's kernel meets data at each output position.
+
+    Parameters
+    ----------
+    module : nn.Conv2d or nn.Linear
+    shape : torch.Size
+        Of its input, (N, C, H, W).
+
+    Returns
+    -------
+    Tensor
+        bool, shape (taps, positions).
+    """
     if isinstance(module, nn.Linear):
         return torch.ones(1, 1, dtype=torch.bool)
     c = module
@@ -577,13 +724,8 @@ def _parts(name: str, value: Tensor) -> list[tuple[str, str, int, int]]:
     return rows
 
 
-def _interval(ratios: np.ndarray) -> tuple[float, float]:
-    if np.ptp(ratios) == 0:  # of the baseline to itself
-        return float(ratios[0]), float(ratios[0])
-    drawn = stats.bootstrap(
-        (ratios,), np.median, n_resamples=2000, method="percentile", rng=np.random.default_rng(0)
-    )
-    return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
+def _percentile(ms: pd.Series, share: float) -> float:
+    return ms.quantile(share) if len(ms) >= ENOUGH_CALLS[share] else np.nan
 
 
 @contextmanager
@@ -619,17 +761,24 @@ def _eager_logits(folder: Path, inputs: Tensor) -> Tensor:
         return variants.load("float_eager", folder, tuple(inputs.shape))(inputs)
 
 
-def _load(name: str, folder: Path, shape: tuple[int, ...], threads: int, loaded: dict) -> Model:
-    variant = variants.VARIANTS.get(name)
-    if variant is None or variant.specialized:
-        return variants.load(name, folder, shape, threads)
-    if (name, threads) not in loaded:
-        loaded[name, threads] = variants.load(name, folder, shape, threads)
-    return loaded[name, threads]
-
-
 def _inside_fused(model: nn.Module, name: str) -> bool:
     return isinstance(model.get_submodule(name.rpartition(".")[0]), ConvReLU2d)
+
+
+def _timed_again(
+    asked: list[dict], folder: str, images: np.ndarray, rounds: int
+) -> list[dict[str, np.ndarray]]:
+    """Time settings in this process; of each, return the median of every round by variant."""
+    tables = []
+    for row in asked:
+        names = list(dict.fromkeys(["float_eager", row["fastest_float"], row["int8"]]))
+        where = (names, Path(folder), torch.from_numpy(images), (row["batch"],), (row["threads"],))
+        found = sweep(*where, rounds=rounds)
+        if not found.left_out.empty:
+            raise BenchmarkError("; ".join(found.left_out["problem"]))
+        by_variant = rounds_of(found.samples).groupby("variant")["ms"]
+        tables.append({name: ms.to_numpy() for name, ms in by_variant})
+    return tables
 
 
 def _footprint(name: str, folder: str, shape: tuple[int, ...], threads: int) -> dict[str, float]:
@@ -728,7 +877,9 @@ def main(arguments: list[str] | None = None) -> int:
             "busy": busy(table),
             "flushes_denormals": found.flushes_denormals,
             "samples": found.samples.round(4),
-            "environment": environment.describe(config, dataset.source),
+            "environment": environment.describe(
+                config, dataset.source, {"float32": weights_hash(model)}
+            ),
         }
         results.save(chosen.out, record)
     return 0

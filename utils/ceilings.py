@@ -10,13 +10,21 @@ from collections.abc import Callable
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch.utils.benchmark import timer
 
 from utils import isolation
 
 SIZE = 1024  # of square matrices: large enough to keep every unit busy, small enough to repeat
 IMAGES, CHANNELS, PIXELS = 8, 128, 28  # of the 3x3 convolutions
 LIMIT_SECONDS = 5.0
+INT8_SETS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "arm_dotprod", "arm_i8mm")
+# Instruction sets that each library has int8 kernels for, the fastest last. FBGEMM: inst_set_t in
+# its Utils.h; oneDNN: "CPU dispatcher control" in its developer guide (on ARM through Arm's Compute
+# Library), and which one it takes for a convolution depends on the shape. QNNPACK uses none.
+INT8_INSTRUCTIONS = {
+    "fbgemm": ("avx2", "avx512f", "avx512_vnni"),
+    "onednn": INT8_SETS,
+    "qnnpack": (),
+}
 
 
 def measure(
@@ -78,6 +86,30 @@ def best(table: pd.DataFrame) -> dict[str, float]:
     return table.dropna(subset="value").groupby("kind", sort=False)["value"].max().to_dict()
 
 
+def int8_instructions(found: list[str]) -> pd.DataFrame:
+    """Say for which of a processor's instruction sets the int8 libraries of torch have kernels.
+
+    Parameters
+    ----------
+    found : list of str
+        As :func:`utils.environment.cpu` names them.
+
+    Returns
+    -------
+    DataFrame
+        library, fastest (the fastest set that it has kernels for, or ``its basic kernels``), unused
+        (of the sets that some library has int8 kernels for, those that this one cannot use).
+    """
+    known = [name for name in INT8_SETS if name in found]
+    rows = []
+    for library in _libraries():
+        if library in INT8_INSTRUCTIONS:
+            used = [name for name in known if name in INT8_INSTRUCTIONS[library]]
+            unused = ", ".join(name for name in known if name not in used)
+            rows.append((library, (used or ["its basic kernels"])[-1], unused))
+    return pd.DataFrame(rows, columns=["library", "fastest", "unused"])
+
+
 def run(kind: str, kernel: str, threads: int, seconds: float) -> float:
     """Measure one kernel, in this process: 1e9 operations (or bytes) per second, at best."""
     torch.set_num_threads(threads)
@@ -95,9 +127,9 @@ def _best_seconds(call: Callable, budget: float) -> float:
     call()
     took, end = [], time.perf_counter() + budget
     while time.perf_counter() < end or len(took) < 3:
-        start = timer()
+        start = time.perf_counter()
         call()
-        took.append(timer() - start)
+        took.append(time.perf_counter() - start)
     return min(took)
 
 
@@ -145,6 +177,14 @@ def _int8_convolution(engine: str):
     return lambda: torch.ops.quantized.conv2d(x, packed, 1.0, 0), operations
 
 
+def _libraries() -> list[str]:
+    """The engines that have kernels of their own; x86 chooses between two others."""
+    engines = [e for e in torch.backends.quantized.supported_engines if e not in ("none", "x86")]
+    if "fbgemm" in engines:  # qnnpack is meant for ARM and slow elsewhere; Windows has none
+        engines = [engine for engine in engines if engine != "qnnpack"]
+    return engines
+
+
 def _kernels() -> dict[str, dict[str, Callable]]:
     def floating(dtype):
         return {
@@ -153,9 +193,7 @@ def _kernels() -> dict[str, dict[str, Callable]]:
             "matrix product": lambda: _matmul(dtype),
         }
 
-    engines = [e for e in torch.backends.quantized.supported_engines if e not in ("none", "x86")]
-    if "fbgemm" in engines:
-        engines.remove("qnnpack")  # meant for ARM, and slow elsewhere
+    engines = _libraries()
     int8 = {f"convolution, {e}": lambda e=e: _int8_convolution(e) for e in engines}
     int8 |= {f"matrix product, {e}": lambda e=e: _int8_linear(e) for e in reversed(engines)}
     return {

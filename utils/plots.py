@@ -918,7 +918,9 @@ def choices(table: Series, title: str, x: str, highlight: str | None = None) -> 
     return fig, f"Horizontal bars: {title}. {x}: {listed}.{marked}"
 
 
-def one_call_or_many(single: ndarray, low: float, median: float, high: float) -> tuple[Figure, str]:
+def one_call_or_many(
+    single: ndarray, low: float, median: float, high: float, name: str = "95 % interval"
+) -> tuple[Figure, str]:
     """Draw the speed-ups that single pairs of calls would report, and what many rounds say.
 
     Parameters
@@ -926,7 +928,9 @@ def one_call_or_many(single: ndarray, low: float, median: float, high: float) ->
     single : ndarray
         Shape (pairs,): float32 time / int8 time of one call each.
     low, median, high : float
-        Median speed-up over the rounds, with its 95 % interval.
+        Median speed-up over the rounds, with the ends of the band around it.
+    name : str
+        What the band is, see :func:`utils.benchmark.interval_name`.
 
     Returns
     -------
@@ -944,7 +948,7 @@ def one_call_or_many(single: ndarray, low: float, median: float, high: float) ->
     text = f"median over rounds: {median:.2f}"
     ax.axvline(median, color="black", linestyle="--", linewidth=2, label=text, zorder=3)
     band = {"facecolor": to_rgba(ACCENT, 0.35), "edgecolor": ACCENT, "hatch": "////", "zorder": 2}
-    ax.axvspan(low, high, label=f"its 95 % interval: {low:.2f} to {high:.2f}", **band)
+    ax.axvspan(low, high, label=f"its {name}: {low:.2f} to {high:.2f}", **band)
     more = f"; {beyond} beyond the axis, in the outermost bars" if beyond else ""
     title = "What one pair of calls would report, and what many rounds say"
     label(ax, title, f"speed-up, float32 / int8 (times{more})", "pairs (count)")
@@ -953,7 +957,7 @@ def one_call_or_many(single: ndarray, low: float, median: float, high: float) ->
     return fig, (
         f"Histogram of the speed-ups of {len(single):,} single pairs of calls, from "
         f"{min(single):.2f} to {max(single):.2f}. The median over rounds is {median:.2f}, a band "
-        f"shows its 95 % interval from {low:.2f} to {high:.2f}; {outside:.0%} of the single pairs "
+        f"shows its {name} from {low:.2f} to {high:.2f}; {outside:.0%} of the single pairs "
         f"lie outside it."
     )
 
@@ -999,6 +1003,8 @@ def memory_bars(table: DataFrame) -> tuple[Figure, str]:
 def latency_distributions(samples: DataFrame, threads: int) -> tuple[Figure, str]:
     """Draw how the single calls of each variant spread, a panel for each batch size.
 
+    Whiskers reach to the percentiles for which every variant has enough calls.
+
     Parameters
     ----------
     samples : DataFrame
@@ -1037,19 +1043,29 @@ def latency_distributions(samples: DataFrame, threads: int) -> tuple[Figure, str
     said = []
     for place, (batch, calls) in enumerate(zip(batches, taken, strict=True)):
         ax = axes.flat[place]
+        fewest = calls.size().min()
+        ends_at = 1 if fewest >= 100 else 10 if fewest >= 20 else 25
+        whiskers = f"whiskers {ends_at} to {100 - ends_at} %" if ends_at < 25 else "too few calls"
+        whiskers += "" if ends_at < 25 else " for whiskers"
         for variant, ms in calls:
             look = {"boxprops": _fill(variant), "medianprops": line, "showfliers": False}
             look |= {"patch_artist": True, "manage_ticks": False, "orientation": "horizontal"}
-            ax.boxplot(ms, whis=(1, 99), positions=[variants.index(variant)], widths=0.7, **look)
+            ax.boxplot(
+                ms,
+                whis=(ends_at, 100 - ends_at),
+                positions=[variants.index(variant)],
+                widths=0.7,
+                **look,
+            )
         if log:
             ax.set_xscale("log")
             _plain_log(ax.xaxis, *ends[place])
         ax.grid(axis="x", alpha=0.3)
-        label(ax, f"Batch {batch}, {_threads(threads)}", unit)
+        label(ax, f"Batch {batch}, {_threads(threads)}, {whiskers}", unit)
         medians = calls.median()
         best, worst = medians.idxmin(), medians.idxmax()
         said.append(
-            f"batch {batch}: from {_short(medians[best])} ms ({_name(best)}) to "
+            f"batch {batch} ({whiskers}): from {_short(medians[best])} ms ({_name(best)}) to "
             f"{_short(medians[worst])} ms ({_name(worst)})"
         )
     axes[0, 0].set_yticks(range(len(variants)), [_name(variant) for variant in variants])
@@ -1057,8 +1073,8 @@ def latency_distributions(samples: DataFrame, threads: int) -> tuple[Figure, str
     for ax in axes.flat[len(batches) :]:
         ax.set_axis_off()
     return fig, (
-        f"Box plots of the latency of single calls, {_threads(threads)}, {len(variants)} variants; "
-        f"whiskers from the 1st to the 99th percentile. Medians: {'; '.join(said)}."
+        f"Box plots of the latency of single calls, {_threads(threads)}, {len(variants)} "
+        f"variants. Medians: {'; '.join(said)}."
     )
 
 
@@ -1169,7 +1185,9 @@ def waterfall(steps: DataFrame) -> tuple[Figure, str]:
     )
 
 
-def roofline(points: DataFrame, roofs: dict[str, tuple[float, float]]) -> tuple[Figure, str]:
+def roofline(
+    points: DataFrame, roofs: dict[str, tuple[float, float]], labeled: tuple[str, ...] = ()
+) -> tuple[Figure, str]:
     """Draw what each layer reaches below what the machine allows, a panel for each batch size.
 
     Parameters
@@ -1180,6 +1198,8 @@ def roofline(points: DataFrame, roofs: dict[str, tuple[float, float]]) -> tuple[
     roofs : dict of str to (float, float)
         dtype to its highest rate (1e9 operations per second) and the memory's (1e9 bytes per
         second).
+    labeled : tuple of str
+        Layers that get their name beside their point.
 
     Returns
     -------
@@ -1194,6 +1214,7 @@ def roofline(points: DataFrame, roofs: dict[str, tuple[float, float]]) -> tuple[
     left = 0.6 * min(points["intensity"].min(), *ridges)
     right = 1.6 * max(points["intensity"].max(), *ridges)
     along = geomspace(left, right, 400)
+    halo = withStroke(linewidth=2, foreground="white")
     said = []
     for ax, batch in zip(axes[0], batches, strict=True):
         for dtype, (peak, bandwidth) in roofs.items():
@@ -1206,6 +1227,11 @@ def roofline(points: DataFrame, roofs: dict[str, tuple[float, float]]) -> tuple[
             look = {"linestyle": "", "markeredgecolor": "black", "markeredgewidth": 0.6}
             look |= STYLE[colors[dtype]] | {"markersize": 6.5, "alpha": 0.85}
             ax.plot(here["intensity"], here["rate"], label=f"{dtype} layers", **look)
+            for row in here[here["layer"].isin(labeled)].itertuples():
+                side = (-6, "right") if dtype == "int8" else (6, "left")  # seldom on one another
+                where = {"xytext": (side[0], -3), "textcoords": "offset points", "ha": side[1]}
+                text = {"fontsize": 8, "path_effects": [halo]}
+                ax.annotate(row.layer, (row.intensity, row.rate), **where, **text)
             share = (here["rate"] / minimum(peak, here["intensity"] * bandwidth)).median()
             said.append(f"batch {batch}, {dtype}: {share:.0%} of the roof")
         ax.set(xscale="log", yscale="log", xlim=(left, right))

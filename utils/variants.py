@@ -34,15 +34,12 @@ class Variant:
         What it is loaded from, within the folder that :func:`export` fills.
     package : str
         What must be installed.
-    specialized : bool
-        Whether it is built for one shape of input and one number of threads.
     """
 
     name: str
     label: str
     file: str
     package: str = "torch"
-    specialized: bool = False
 
     @property
     def dtype(self) -> str:
@@ -56,9 +53,9 @@ VARIANTS = {
         Variant("float_eager", "float32, eager", "float.pt"),
         Variant("float_fused", "float32, eager, fused", "float.pt"),
         Variant("float_channels_last", "float32, fused, channels last", "float.pt"),
-        Variant("float_compiled", "float32, torch.compile, frozen", "float.pt", specialized=True),
-        Variant("float_onnxruntime", "float32, ONNX Runtime", "float.onnx", "onnxruntime", True),
-        Variant("float_openvino", "float32, OpenVINO", "float.onnx", "openvino", True),
+        Variant("float_compiled", "float32, torch.compile, frozen", "float.pt"),
+        Variant("float_onnxruntime", "float32, ONNX Runtime", "float.onnx", "onnxruntime"),
+        Variant("float_openvino", "float32, OpenVINO", "float.onnx", "openvino"),
         Variant("int8_fbgemm", "int8, eager, fbgemm", "int8.pt"),
         Variant("int8_x86", "int8, eager, x86", "int8.pt"),
         Variant("int8_onednn", "int8, eager, onednn", "int8.pt"),
