@@ -244,6 +244,13 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(str(v) for v in line) + " |" for line in lines)
 
 
+def listed(value: object) -> str:
+    """Return a list or dict of a record as a line of text, anything else as itself."""
+    if isinstance(value, dict):
+        value = [f"{key} {item}" for key, item in value.items()]
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def advice(summary: dict) -> str:
     """Return one paragraph for who has to decide, from the results alone.
 
@@ -280,8 +287,9 @@ def origin(environment: dict) -> str:
     """Say in one line what figures were measured with: time, data, profile, machine, weights."""
     e = environment
     when = e.get("time", e["date"]).replace("T", " ").replace("Z", " UTC")
-    numbers = [f"{key} {number}" for key, number in e.get("cpu_numbers", {}).items()]
-    processor = "; ".join([", ".join(numbers)] * bool(numbers) + [", ".join(e["instruction_sets"])])
+    processor = "; ".join(
+        filter(None, [listed(e.get("cpu_numbers", {})), listed(e["instruction_sets"])])
+    )
     versions = {"torch": e["torch"]} | e.get("runtimes", {})
     weights = [f"{kind} weights {value}" for kind, value in e.get("weights", {}).items()]
     commit = [f"commit {e['commit'][:10]}{e['commit'][40:]}"] if e.get("commit") else []
