@@ -181,13 +181,13 @@ def test_records_without_hashes_are_compared_as_before(course, records):
 def test_a_section_names_its_origin_or_is_not_shown(course, summary, records, monkeypatch):
     name = "04_cpu_benchmark"
     like = records["03_fusion_and_calibration"]["environment"]
-    record, note = results.section(course, name, like)
+    record, note = results.section(course.results_dir, name, like)
     assert record == results.read(course.results_dir, name)
     assert note.startswith("Notebook 04, this machine's run: 2026-02-01 10:20:30 UTC, some digits")
     monkeypatch.setattr(results, "REFERENCE", course.results_dir)
-    assert "the reference run" in results.section(course, name, like)[1]
+    assert "the reference run" in results.section(course.results_dir, name, like)[1]
     other = like | {"weights": {"float32": "zzz"}}
-    record, note = results.section(course, name, other)
+    record, note = results.section(course.results_dir, name, other)
     assert record is None
     assert "float32 weights differ (zzz in the sections above, aaa in 04_cpu_benchmark)" in note
 

@@ -143,15 +143,16 @@ def folder(settings: Settings, *names: str) -> Path:
     raise ResultsError(f"no results of {', '.join(missing)}: run these notebooks first")
 
 
-def section(settings: Settings, name: str, like: dict) -> tuple[dict | None, str]:
+def section(path: Path, name: str, like: Mapping | None = None) -> tuple[dict | None, str]:
     """Read one notebook's results for a page that also shows those of others.
 
     Parameters
     ----------
-    settings : Settings
+    path : Path
+        Folder of this run or of the reference run, see :func:`folder`.
     name : str
         The notebook's.
-    like : dict
+    like : mapping, optional
         The environment of the results beside which these will stand.
 
     Returns
@@ -160,10 +161,9 @@ def section(settings: Settings, name: str, like: dict) -> tuple[dict | None, str
         The record, and where it comes from. None, and why, if its weights are not those of
         ``like``.
     """
-    path = folder(settings, name)
     record = read(path, name)
     try:
-        check_weights({"the sections above": like, name: record["environment"]})
+        check_weights({"the sections above": like or {}, name: record["environment"]})
     except ResultsError as error:
         return None, f"**Not shown:** {error}."
     run = "the reference run" if path == REFERENCE else "this machine's run"
@@ -260,7 +260,7 @@ def advice(summary: dict) -> str:
     s = summary
     sentences = [
         f"The int8 file is {s['float_bytes'] / s['int8_bytes']:.1f} times smaller: use int8 where "
-        "download, disk or memory is short."
+        "disk or download is short."
     ]
     for batch in (1, 64):
         where = f"b{batch}_t1"
