@@ -81,6 +81,12 @@ def test_links_in_documents_resolve(name):
             assert (PROJECT / target).exists(), target
 
 
+def test_readme_names_every_module():
+    library = README.split("## Library")[1]
+    for path in (PROJECT / "utils").glob("[a-z]*.py"):
+        assert f"`{path.stem}`" in library, path.stem
+
+
 def test_readme_maps_every_notebook_and_names_every_make_target():
     for path in (PROJECT / "notebooks").glob("*.ipynb"):
         assert f"notebooks/{path.name}" in README
