@@ -176,7 +176,13 @@ def test_another_version_than_the_pinned_one_is_a_warning_with_both(course, monk
 def test_torch_outside_its_bound_fails(course, monkeypatch):
     pin = {"torch": environment.requirements()["torch"]}
     monkeypatch.setattr(environment, "requirements", lambda: pin)
-    for version, state in {"2.10.1": FAIL, "2.11.0": WARN, "2.16.0": FAIL, "10.0": FAIL}.items():
+    for version, state in {
+        "2.9.1": FAIL,
+        "2.10.1": FAIL,
+        "2.11.0": WARN,
+        "2.16.0": FAIL,
+        "10.0": FAIL,
+    }.items():
         monkeypatch.setattr(environment, "_version", lambda _, v=version: v)
         assert _row(course, "torch")[0] == state
     assert "10.0, needs >=2.11,<2.16: pip install -r requirements.txt" in _row(course, "torch")[2]
