@@ -334,11 +334,12 @@ def test_a_killed_report_leaves_whole_files_and_starts_again(house, course):
     index = (output / "index.html").read_text(encoding="utf-8")
     assert "00_good" in index and "01_deadly" not in index and index.endswith("</html>\n")
     assert results.read(output / "results", "run").keys() == {"training", "00_good"}
-    (output / "01_deadly.html.123.tmp").write_text("half a pa")  # as if killed while writing
+    for half in (output / "01_deadly.html.123.tmp", output / "results" / "run.json.123.tmp"):
+        half.write_text("half a pa")  # as if killed while writing
     save(folder, "01_deadly", new_code_cell("print('harmless')"))
     assert report.make(output, in_place=False) == 0
     assert "01_deadly" in (output / "index.html").read_text(encoding="utf-8")
-    assert not list(output.glob("*.tmp"))
+    assert not list(output.rglob("*.tmp"))
 
 
 def test_two_reports_at_once_do_not_mix(house, pretend_to_execute, capsys):

@@ -243,8 +243,10 @@ def _make(output: Path, in_place: bool, only: list[str] | None) -> int:
     if not only:  # what an earlier run measured is not this run's
         for name in ["run"] if in_place else [*names, "summary", "run"]:
             (kept / f"{name}.json").unlink(missing_ok=True)
-    for path in output.glob("*.html.*.tmp"):  # of a run that was killed
-        path.unlink()
+    written = {output: "html", kept: "json"} | ({NOTEBOOKS: "ipynb"} if in_place else {})
+    for folder, kind in written.items():  # what a run that was killed left half-written
+        for path in folder.glob(f"*.{kind}.*.tmp"):
+            path.unlink()
     current = settings.load()
     dataset = data.load(current)
     if dataset.is_fallback:
