@@ -139,6 +139,18 @@ def test_the_repeated_headline_prevails_over_the_verdicts(course, records):
     assert "over 3 processes of 20 rounds" in results.readme_block(summary)
 
 
+def test_few_rounds_give_a_range(summary):
+    repeated = summary | {"processes_b1_t1": 3, "rounds_b1_t1": 19}
+    assert results.intervals(repeated) == "range of the ratio over 3 processes of 19 rounds"
+
+
+def test_the_first_of_several_models_counts():
+    two = {"weights": {"float32, mnist": "aaa", "float32, fashion": "ccc"}}
+    results.check_weights({"03": {"weights": {"float32": "aaa"}}, "06": two})
+    with pytest.raises(ResultsError, match="bbb in 03, aaa in 06"):
+        results.check_weights({"03": {"weights": {"float32": "bbb"}}, "06": two})
+
+
 def test_the_interval_of_one_process_is_called_so(summary):
     assert "over the rounds of one process" in results.readme_block(summary)
 

@@ -15,8 +15,7 @@ from utils.variants import VARIANTS
 
 REFERENCE = PROJECT / "results"
 START, END = "<!-- results: generated, do not edit -->", "<!-- end of results -->"
-
-
+ENOUGH_ROUNDS = 20  # fewer give a range, not an interval
 SOURCES = ("03_fusion_and_calibration", "04_cpu_benchmark")  # what the summary is made of
 
 
@@ -110,7 +109,8 @@ def check_weights(environments: Mapping[str, dict]) -> None:
     ----------
     environments : mapping of str to dict
         A notebook's name to its record's environment; where one names no weights (records of
-        before), nothing is compared.
+        before), nothing is compared. Of several models of a kind ("float32, mnist", "float32,
+        fashion") the first counts.
 
     Raises
     ------
@@ -118,8 +118,12 @@ def check_weights(environments: Mapping[str, dict]) -> None:
         With the hashes, and which notebooks to run again.
     """
     for kind in ("float32", "int8"):
-        found = {n: e.get("weights", {}).get(kind) for n, e in environments.items()}
-        found = {name: weights for name, weights in found.items() if weights}
+        found = {
+            name: weights
+            for name, environment in environments.items()
+            for key, weights in reversed(environment.get("weights", {}).items())
+            if key.startswith(kind)
+        }
         if len(set(found.values())) > 1:
             which = ", ".join(f"{weights} in {name}" for name, weights in found.items())
             raise ResultsError(
@@ -304,8 +308,10 @@ def origin(environment: dict) -> str:
 def intervals(summary: dict) -> str:
     """Say what the intervals of the latency ratios cover, from what the summary tells."""
     processes, rounds = (summary.get(f"{key}_b1_t1") for key in ("processes", "rounds"))
-    over = f"{processes} processes of {rounds} rounds" if processes else "the rounds of one process"
-    return f"95 % interval of the ratio over {over}"
+    if not processes:
+        return "95 % interval of the ratio over the rounds of one process"
+    name = "95 % interval" if rounds >= ENOUGH_ROUNDS else "range"
+    return f"{name} of the ratio over {processes} processes of {rounds} rounds"
 
 
 def readme_block(summary: dict) -> str:
