@@ -57,6 +57,16 @@ def records():
         "cpu": "A CPU",
         "instruction_sets": ["avx2"],
         "torch": "2.15.0",
+        "profile": "quick",
+        "weights": {"float32": "aaa", "int8": "bbb"},
+    }
+    later = environment | {
+        "date": "2026-02-01",
+        "time": "2026-02-01T10:20:30Z",
+        "cpu": "B CPU",
+        "cpu_numbers": {"family": 25, "model": 17},
+        "runtimes": {"OpenVINO": "2026.4.1"},
+        "commit": "0123456789abcdef0123456789abcdef01234567+changes",
     }
     paired = statistics.Comparison(
         images=1000,
@@ -88,7 +98,7 @@ def records():
         | {"against_eager_high": [11.0, 3.5], "against_fastest": [0.8, 2.0]}
         | {"against_fastest_low": [0.7, 1.9], "against_fastest_high": [0.9, 2.1]}
     )
-    benchmark = {"summary": latency, "verdicts": verdicts, "warning": ""}
+    benchmark = {"summary": latency, "verdicts": verdicts, "warning": "", "environment": later}
     quantized = {
         "comparison": paired,
         "engine": "fbgemm",

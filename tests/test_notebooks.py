@@ -1,6 +1,7 @@
 """The notebooks as documents, and one of them opened first in an empty clone."""
 
 import itertools
+import json
 import re
 import statistics
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from utils import results
 from utils.report import NOTEBOOKS, execute, title_of
 from utils.settings import PROJECT
 
@@ -140,6 +142,30 @@ def test_a_later_notebook_passes_alone_with_nothing_there(tmp_path, monkeypatch)
     monkeypatch.delenv("COURSE_RESULTS", raising=False)
     _, run = execute(NOTEBOOKS / "03_fusion_and_calibration.ipynb")
     assert run.error is None, run.error
-    results = tmp_path / "artifacts" / "quick" / "results"
-    assert (results / "03_fusion_and_calibration.json").exists()
-    assert PROJECT not in results.parents
+    folder = tmp_path / "artifacts" / "quick" / "results"
+    assert (folder / "03_fusion_and_calibration.json").exists()
+    assert PROJECT not in folder.parents
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("05_integer_arithmetic", "**Not shown:** the int8 weights differ (aaa in the sections"),
+        ("04_cpu_benchmark", "The results of this machine's run are not shown: the int8 weights"),
+    ],
+)
+def test_the_report_shows_no_figures_of_other_weights(tmp_path, monkeypatch, name, said):
+    for path in results.REFERENCE.glob("0*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["environment"]["weights"] = {"int8": "bbb" if path.stem == name else "aaa"}
+        results.save(tmp_path / path.name, record)
+    monkeypatch.setenv("COURSE_RESULTS", str(tmp_path))
+    executed, run = execute(NOTEBOOKS / "09_report.ipynb")
+    assert run.error is None, run.error
+    shown = "\n".join(
+        text_of(output) + output.get("data", {}).get("text/markdown", "")
+        for _, output in outputs(executed)
+    )
+    assert said in shown
+    if name == "05_integer_arithmetic":
+        assert "different from fbgemm" not in shown  # a column of its table

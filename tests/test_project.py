@@ -11,6 +11,10 @@ from utils import results
 from utils.environment import requirements
 from utils.settings import PROJECT
 
+PNG = (  # of one pixel
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
+    "+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
 
@@ -46,9 +50,15 @@ def test_summary_is_what_the_notebooks_wrote():
     assert results.read(results.REFERENCE, "summary") == results.summarize(results.REFERENCE)
 
 
+def test_reference_results_are_of_the_same_weights():
+    paths = sorted(results.REFERENCE.glob("0[2-6]_*.json"))
+    records = {path.stem: results.read(results.REFERENCE, path.stem) for path in paths}
+    results.check_weights({name: record["environment"] for name, record in records.items()})
+
+
 def test_reference_results_reach_the_goals():
     s = results.read(results.REFERENCE, "summary")
-    assert s["environment"]["profile"] == "full"
+    assert {e["profile"] for e in s["environments"].values()} == {"full"}
     assert s["data_source"] == "MNIST (torchvision)"
     assert s["float_accuracy"] >= 0.995
     assert abs(s["int8_accuracy"] - s["float_accuracy"]) <= 0.0005
@@ -71,11 +81,48 @@ def test_links_in_documents_resolve(name):
             assert (PROJECT / target).exists(), target
 
 
+def test_readme_names_every_module():
+    library = README.split("## Library")[1]
+    for path in (PROJECT / "utils").glob("[a-z]*.py"):
+        assert f"`{path.stem}`" in library, path.stem
+
+
 def test_readme_maps_every_notebook_and_names_every_make_target():
     for path in (PROJECT / "notebooks").glob("*.ipynb"):
         assert f"notebooks/{path.name}" in README
     for target in ("report", "test", "lab", "notebooks"):
         assert f"make {target}" in README
+
+
+@pytest.mark.parametrize(
+    ("page", "problem"),
+    [
+        (f'<img alt="a" src="data:image/png;base64,{PNG}">', None),
+        ('<p>words</p> <a href="nowhere.html">x</a>', None),  # no notebook of that name draws
+        ('<img src="data:image/png;base64,">', "00_a.html: 1 of its images missing"),
+        ('<img src="data:image/png;base64,AAAAAAAAAAAAAAAA">', "1 of its images missing"),
+        ('<img src="gone.png">', "1 of its images missing"),
+        (None, "00_a.html is missing"),
+    ],
+)
+def test_ci_notices_missing_pages_and_images(tmp_path, page, problem):
+    index = '<a href="00_a.html">00</a> <a href="#top">top</a> <a href="https://example.org">x</a>'
+    (tmp_path / "index.html").write_text(index)
+    if page is not None:
+        (tmp_path / "00_a.html").write_text(page)
+    command = [sys.executable, str(PROJECT / ".ci" / "check_pages.py"), str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (int(problem is not None), "")
+    assert (problem or "every page and every image is there") in run.stdout
+
+
+def test_ci_notices_a_page_that_has_lost_all_its_figures(tmp_path):
+    name = "04_cpu_benchmark.html"
+    (tmp_path / "index.html").write_text(f'<a href="{name}">04</a>')
+    (tmp_path / name).write_text("<p>words</p>")
+    command = [sys.executable, str(PROJECT / ".ci" / "check_pages.py"), str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (1, f"{name}: all of its images missing\n")
 
 
 @pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]], ids=["lint", "format"])

@@ -1,13 +1,17 @@
 import os
 import re
+import signal
+import subprocess
 import sys
 from dataclasses import replace
 
+import filelock
 import nbformat
 import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
+from torch import nn
 
 from utils import data, report, results
 from utils.report import Run
@@ -128,14 +132,6 @@ def test_a_fallback_stands_at_the_top(source, profile, noticed):
     assert ("embedded digits, not from MNIST" in before_the_table) == noticed
 
 
-def test_write_text(tmp_path):
-    path = tmp_path / "page.html"
-    report.write_text(path, "old")
-    report.write_text(path, "größer")
-    assert path.read_text(encoding="utf-8") == "größer"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 # Executing
 
 
@@ -156,11 +152,11 @@ def house(course, tmp_path, monkeypatch, digits):
     monkeypatch.setattr(report, "PROJECT", tmp_path)
     monkeypatch.setattr(results, "REFERENCE", tmp_path / "results")
     monkeypatch.setattr(report.settings, "load", lambda: course)
-    monkeypatch.setattr(report.environment, "check", lambda _: [(True, "all", "fine")])
+    monkeypatch.setattr(report.environment, "check", lambda _: [("OK", "all", "fine")])
     mnist = replace(digits, source="MNIST (torchvision)")
     monkeypatch.setattr(report.data, "load", lambda _: mnist)
     history = pd.DataFrame({"test_accuracy": [0.5, 0.9876]})
-    monkeypatch.setattr(report.training, "load_or_train", lambda *_: (None, history))
+    monkeypatch.setattr(report.training, "load_or_train", lambda *_: (nn.Linear(1, 1), history))
     return tmp_path
 
 
@@ -255,7 +251,7 @@ def test_models_are_trained_before_the_notebooks_that_need_them(
     def load_or_train(current, dataset):
         assert not pretend_to_execute
         trained.append((current.data, dataset.name))
-        return None, history
+        return nn.Linear(1, 1), history
 
     save(house / "notebooks", name, new_code_cell("1"))
     monkeypatch.setattr(report.data, "load", lambda _, name="mnist": replace(digits, name=name))
@@ -298,12 +294,116 @@ def test_notebooks_run_in_order_and_can_be_chosen(house, pretend_to_execute):
 
 
 def test_nothing_runs_in_an_unfit_environment(house, pretend_to_execute, monkeypatch, capsys):
-    rows = [(True, "Python", "fine"), (False, "free disk", "0.1 GB")]
+    rows = [("OK", "Python", "fine"), ("WARN", "x", "y"), ("FAIL", "free disk", "0.1 GB")]
     monkeypatch.setattr(report.environment, "check", lambda _: rows)
     save(house / "notebooks", "00_a", new_code_cell("1"))
     assert report.make(house / "report", in_place=False) == 1
     assert capsys.readouterr().out == "[FAIL] free disk: 0.1 GB\n"
     assert not pretend_to_execute
+
+
+# Faults
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import pandas as pd
+from torch import nn
+from utils import report
+house = Path(sys.argv[1])
+report.NOTEBOOKS = house / "notebooks"
+report.environment.check = lambda _: []
+trained = pd.DataFrame({"test_accuracy": [0.9]})
+report.training.load_or_train = lambda *_: (nn.Linear(1, 1), trained)
+report.make(house / "report", in_place=False)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_killed_report_leaves_whole_files_and_starts_again(house, course):
+    folder, output = house / "notebooks", house / "report"
+    save(folder, "00_good", new_code_cell("print('fine')"))
+    kill = "import os, signal; os.kill(os.getppid(), signal.SIGKILL)"
+    save(folder, "01_deadly", new_code_cell(kill))
+    environ = os.environ | {"COURSE_HOME": str(house), "COURSE_DATA": "digits"}
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED, str(house)], env=environ, capture_output=True, check=False
+    )
+    assert run.returncode == -signal.SIGKILL, run.stderr.decode()
+    index = (output / "index.html").read_text(encoding="utf-8")
+    assert "00_good" in index and "01_deadly" not in index and index.endswith("</html>\n")
+    assert results.read(output / "results", "run").keys() == {"training", "00_good"}
+    for half in (output / "01_deadly.html.123.tmp", output / "results" / "run.json.123.tmp"):
+        half.write_text("half a pa")  # as if killed while writing
+    save(folder, "01_deadly", new_code_cell("print('harmless')"))
+    assert report.make(output, in_place=False) == 0
+    assert "01_deadly" in (output / "index.html").read_text(encoding="utf-8")
+    assert not list(output.rglob("*.tmp"))
+
+
+def test_two_reports_at_once_do_not_mix(house, pretend_to_execute, capsys):
+    save(house / "notebooks", "00_a", new_code_cell("1"))
+    output = house / "report"
+    output.mkdir()
+    with filelock.FileLock(output / ".report.lock"):
+        assert report.make(output, in_place=False) == 1
+        assert capsys.readouterr().out == (
+            "another report is being made in report/: wait, or set --output\n"
+        )
+        assert report.make(house / "elsewhere", in_place=False) == 0
+    assert report.make(output, in_place=False) == 0
+
+
+def test_only_one_run_refreshes_the_committed_files(house, course, pretend_to_execute, capsys):
+    path = save(house / "notebooks", "00_a", new_code_cell("1"))
+    before = path.read_bytes()
+    folder = course.home / "artifacts"
+    folder.mkdir()
+    with filelock.FileLock(folder / ".report.lock"):
+        assert report.make(house / "elsewhere", in_place=True) == 1
+    assert "another report is being made in artifacts/" in capsys.readouterr().out
+    assert path.read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_in_one_line(house, pretend_to_execute, capsys):
+    save(house / "notebooks", "00_a", new_code_cell("1"))
+    (house / "a_file").write_text("")
+    assert report.make(house / "a_file" / "report", in_place=False) == 1
+    assert capsys.readouterr().out == "cannot write to report/ (Not a directory): set --output\n"
+    assert not pretend_to_execute
+
+
+def test_what_an_earlier_run_measured_is_not_shown_as_this_ones(
+    house, course, pretend_to_execute, records
+):
+    for name in ("00_a", *records):
+        save(house / "notebooks", name, new_code_cell("1"))
+    kept = replace(course, results_dir=house / "report" / "results")
+    for name, record in [*records.items(), ("mine", {"a": 1})]:
+        results.write(kept, name, record)
+    index = house / "report" / "index.html"
+    report.make(house / "report", in_place=False, only=["00_a"])
+    assert "44.80 MB" in index.read_text(encoding="utf-8")
+    report.make(house / "report", in_place=False)
+    assert "44.80 MB" not in index.read_text(encoding="utf-8")
+    assert results.read(kept.results_dir, "mine") == {"a": 1}  # not ours to remove
+
+
+def test_neither_page_nor_readme_compares_different_weights(
+    house, course, pretend_to_execute, records, capsys
+):
+    save(house / "notebooks", "00_a", new_code_cell("1"))
+    records["04_cpu_benchmark"]["environment"]["weights"] = {"float32": "other"}
+    for name, record in records.items():
+        results.write(replace(course, results_dir=results.REFERENCE), name, record)
+    readme = house / "README.md"
+    readme.write_text(f"{results.START}\n{results.END}")
+    assert report.make(house / "report", in_place=True) == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("the float32 weights differ")
+    assert readme.read_text() == f"{results.START}\n{results.END}"
+    index = (house / "report" / "index.html").read_text(encoding="utf-8")
+    assert "There is no table of results: the float32 weights differ" in index
 
 
 def test_the_command_line(house, monkeypatch, capsys):
@@ -318,3 +418,7 @@ def test_the_command_line(house, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         report.main()
     assert "no notebook 99_z; there are: 00_a" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["report", "--output", str(house)])
+    with pytest.raises(SystemExit):
+        report.main()
+    assert "--output must not be the project" in capsys.readouterr().err

@@ -88,6 +88,9 @@ def test_the_summary_is_flat_and_complete(summary, records):
         "latency_ms_int8_fbgemm_b64_t1": 10.0,
         "fastest_int8_b1_t1": "int8_fbgemm",
         "fastest_float_b1_t1": "float_openvino",
+        "int8_ms_b1_t1": 0.5,
+        "eager_ms_b1_t1": 5.0,
+        "fastest_float_ms_b1_t1": 0.4,
         "against_eager_b1_t1": 10.0,
         "against_eager_low_b1_t1": 9.0,
         "against_eager_high_b1_t1": 11.0,
@@ -96,6 +99,9 @@ def test_the_summary_is_flat_and_complete(summary, records):
         "against_fastest_high_b1_t1": 0.9,
         "fastest_int8_b64_t1": "int8_fbgemm",
         "fastest_float_b64_t1": "float_openvino",
+        "int8_ms_b64_t1": 10.0,
+        "eager_ms_b64_t1": 30.0,
+        "fastest_float_ms_b64_t1": 20.0,
         "against_eager_b64_t1": 3.0,
         "against_eager_low_b64_t1": 2.5,
         "against_eager_high_b64_t1": 3.5,
@@ -103,7 +109,7 @@ def test_the_summary_is_flat_and_complete(summary, records):
         "against_fastest_low_b64_t1": 1.9,
         "against_fastest_high_b64_t1": 2.1,
         "warning": "",
-        "environment": records["03_fusion_and_calibration"]["environment"],
+        "environments": {name: record["environment"] for name, record in records.items()},
     }
 
 
@@ -115,6 +121,120 @@ def test_the_summary_follows_a_new_run(course, summary, records):
     changed = records["03_fusion_and_calibration"] | {"int8_bytes": 1}
     results.write(course, "03_fusion_and_calibration", changed)
     assert results.read(course.results_dir, "summary")["int8_bytes"] == 1
+
+
+def test_the_repeated_headline_prevails_over_the_verdicts(course, records):
+    benchmark = records["04_cpu_benchmark"]
+    repeated = {"int8": "int8_x86", "int8_ms": 0.6, "against_eager": 7.77, "processes": 3}
+    benchmark["headline"] = benchmark["verdicts"].head(1).assign(**repeated, rounds=20)
+    for name, record in records.items():
+        results.write(course, name, record)
+    summary = results.read(course.results_dir, "summary")
+    assert summary["fastest_int8_b1_t1"] == "int8_x86"
+    assert summary["int8_ms_b1_t1"] == 0.6
+    assert summary["against_eager_b64_t1"] == 3.0  # not repeated: as the verdicts have it
+    table = results.headline(summary)
+    assert table["int8"][2] == "0.60 ms"
+    assert table["change"][2] == "7.77 times faster (9.00 to 11.00)"
+    assert "over 3 processes of 20 rounds" in results.readme_block(summary)
+
+
+def test_few_rounds_give_a_range(summary):
+    repeated = summary | {"processes_b1_t1": 3, "rounds_b1_t1": 19}
+    assert results.intervals(repeated) == "range of the ratio over 3 processes of 19 rounds"
+
+
+def test_the_first_of_several_models_counts():
+    two = {"weights": {"float32, mnist": "aaa", "float32, fashion": "ccc"}}
+    results.check_weights({"03": {"weights": {"float32": "aaa"}}, "06": two})
+    with pytest.raises(ResultsError, match="bbb in 03, aaa in 06"):
+        results.check_weights({"03": {"weights": {"float32": "bbb"}}, "06": two})
+
+
+def test_the_interval_of_one_process_is_called_so(summary):
+    assert "over the rounds of one process" in results.readme_block(summary)
+
+
+# Figures of different weights
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_figures_of_different_weights_are_refused(course, summary, records, capsys, kind):
+    second = "04_cpu_benchmark"
+    environment = records[second]["environment"]
+    environment["weights"] = environment["weights"] | {kind: "ccc"}
+    results.write(course, second, records[second])  # must not end the notebook
+    out = capsys.readouterr().out
+    assert out.startswith(f"summary.json is not written: the {kind} weights differ (")
+    assert "ccc in 04_cpu_benchmark" in out
+    assert out.endswith("run 03_fusion_and_calibration and 04_cpu_benchmark again\n")
+    assert results.read(course.results_dir, "summary") == summary
+    with pytest.raises(ResultsError, match=f"the {kind} weights differ"):
+        results.summarize(course.results_dir)
+
+
+def test_an_earlier_notebook_says_nothing_before_the_later_one_has_run_again(
+    course, summary, records, capsys
+):
+    first = records["03_fusion_and_calibration"]
+    first["environment"]["weights"] = {"float32": "new", "int8": "newer"}
+    results.write(course, "03_fusion_and_calibration", first)
+    assert capsys.readouterr().out == ""
+    assert results.read(course.results_dir, "summary") == summary
+
+
+def test_records_without_hashes_are_compared_as_before(course, records):
+    for name, record in records.items():
+        record["environment"].pop("weights", None)
+        results.write(course, name, record)
+    assert "weights" not in results.readme_block(results.read(course.results_dir, "summary"))
+
+
+def test_a_section_names_its_origin_or_is_not_shown(course, summary, records, monkeypatch):
+    name = "04_cpu_benchmark"
+    like = records["03_fusion_and_calibration"]["environment"]
+    record, note = results.section(course.results_dir, name, like)
+    assert record == results.read(course.results_dir, name)
+    assert note.startswith("Notebook 04, this machine's run: 2026-02-01 10:20:30 UTC, some digits")
+    monkeypatch.setattr(results, "REFERENCE", course.results_dir)
+    assert "the reference run" in results.section(course.results_dir, name, like)[1]
+    other = like | {"weights": {"float32": "zzz"}}
+    record, note = results.section(course.results_dir, name, other)
+    assert record is None
+    assert "float32 weights differ (zzz in the sections above, aaa in 04_cpu_benchmark)" in note
+
+
+def test_origin_keeps_the_mark_of_a_changed_tree(records):
+    line = results.origin(records["04_cpu_benchmark"]["environment"])
+    assert line == (
+        "2026-02-01 10:20:30 UTC, some digits, quick profile, B CPU (family 25, model 17; avx2), "
+        "torch 2.15.0, OpenVINO 2026.4.1, float32 weights aaa, int8 weights bbb, "
+        "commit 0123456789+changes"
+    )
+
+
+# Advice
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (1.2, 1.4, "is faster than every float32 that was timed (1.20 times or more): use it"),
+        (0.7, 0.9, "is slower than float32 in OpenVINO: use that where only latency counts"),
+        (0.9, 1.1, "and float32 in OpenVINO are too close to call: let size decide"),
+    ],
+)
+def test_advice_on_latency_has_a_sentence_for_each_outcome(summary, low, high, said):
+    summary |= {"against_fastest_low_b1_t1": low, "against_fastest_high_b1_t1": high}
+    assert f"At batch 1, on one thread of this processor, int8 in PyTorch {said}." in (
+        results.advice(summary)
+    )
+
+
+def test_advice_on_accuracy_is_the_lower_end_of_the_interval(summary):
+    assert "int8 is at most 1.10 points worse than float32" in results.advice(summary)
+    better = results.advice(summary | {"difference_low": 0.001})
+    assert "int8 is no worse than float32" in better
 
 
 def test_latency_key():
@@ -185,8 +305,11 @@ def test_readme_block_says_where_the_numbers_come_from(summary):
     assert block.startswith(START)
     assert block.endswith(END)
     assert results.markdown(results.headline(summary)) in block
-    for part in ("2026-01-31", "some digits", "A CPU (avx2)", "torch 2.15.0"):
-        assert part in block
+    accuracy, latency = block.split("Latency (notebook 04)")
+    assert "Accuracy and size (notebook 03): 2026-01-31, some digits, quick profile" in accuracy
+    assert "A CPU (avx2), torch 2.15.0, float32 weights aaa, int8 weights bbb" in accuracy
+    assert "2026-02-01 10:20:30 UTC" in latency
+    assert "B CPU (family 25, model 17; avx2)" in latency
 
 
 def test_update_readme_replaces_only_the_block_and_is_idempotent(summary, tmp_path):

@@ -1,6 +1,7 @@
 """Execute the notebooks and make the report: ``python -m utils.report`` (see ``--help``)."""
 
 import argparse
+import contextlib
 import html
 import importlib.resources
 import os
@@ -10,15 +11,17 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import filelock
 import latex2mathml.converter
 import nbformat
 import pandas as pd
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
+from torch import nn
 from tqdm import tqdm
 
-from utils import data, environment, plots, results, settings, statistics, training
+from utils import data, environment, files, models, plots, results, settings, statistics, training
 from utils.settings import PROJECT
 
 NOTEBOOKS = PROJECT / "notebooks"
@@ -167,8 +170,7 @@ def index_page(runs: list[Run], facts: dict, table: str) -> str:
         else ""
     )
     listed = "".join(
-        f"<tr><td>{key.replace('_', ' ')}</td><td>"
-        f"{html.escape(', '.join(value) if isinstance(value, list) else str(value))}</td></tr>"
+        f"<tr><td>{key.replace('_', ' ')}</td><td>{html.escape(results.listed(value))}</td></tr>"
         for key, value in facts.items()
     )
     errors = "".join(
@@ -188,13 +190,6 @@ def index_page(runs: list[Run], facts: dict, table: str) -> str:
     return page
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def make(output: Path, *, in_place: bool, only: list[str] | None = None) -> int:
     """Execute the notebooks in order and write the report.
 
@@ -210,28 +205,61 @@ def make(output: Path, *, in_place: bool, only: list[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 1 if a notebook failed. What was made before stays.
+        Exit code: 1 if a notebook failed, or if nothing could be started. What was made before
+        stays; every file is complete at any moment, so a run that was killed is simply repeated.
     """
-    os.environ["COURSE_RESULTS"] = str(results.REFERENCE if in_place else output / "results")
-    if in_place:
-        os.environ.setdefault("COURSE_DATA", "mnist")  # a reference run must not fall back
     current = settings.load()
-    failed = [row for row in environment.check(current) if not row[0]]
+    failed = [row for row in environment.check(current) if row[0] == environment.FAIL]
     for _, what, detail in failed:
         print(f"[FAIL] {what}: {detail}")
     if failed:
         return 1
-    output.mkdir(parents=True, exist_ok=True)
+    # Whoever refreshes the committed files needs them alone, whatever the folder of the report.
+    locked = [output] + ([current.home / "artifacts"] if in_place else [])
+    with contextlib.ExitStack() as locks:
+        try:
+            for folder in locked:
+                folder.mkdir(parents=True, exist_ok=True)
+                locks.enter_context(filelock.FileLock(folder / ".report.lock", timeout=0))
+        except filelock.Timeout:
+            print(f"another report is being made in {folder.name}/: wait, or set --output")
+            return 1
+        except OSError as error:
+            print(f"cannot write to {folder.name}/ ({error.strerror or error}): set --output")
+            return 1
+        try:
+            return _make(output, in_place, only)
+        except (files.WriteError, results.ResultsError) as error:
+            print(error)
+            return 1
+
+
+def _make(output: Path, in_place: bool, only: list[str] | None) -> int:
+    kept = results.REFERENCE if in_place else output / "results"
+    os.environ["COURSE_RESULTS"] = str(kept)
+    if in_place:
+        os.environ.setdefault("COURSE_DATA", "mnist")  # a reference run must not fall back
+    names = [path.stem for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))]
+    if not only:  # what an earlier run measured is not this run's
+        for name in ["run"] if in_place else [*names, "summary", "run"]:
+            (kept / f"{name}.json").unlink(missing_ok=True)
+    written = {output: "html", kept: "json"} | ({NOTEBOOKS: "ipynb"} if in_place else {})
+    for folder, kind in written.items():  # what a run that was killed left half-written
+        for path in folder.glob(f"*.{kind}.*.tmp"):
+            path.unlink()
+    current = settings.load()
     dataset = data.load(current)
     if dataset.is_fallback:
         os.environ["COURSE_DATA"] = "digits"  # the notebooks need not ask the network again
         current = replace(current, data="digits")
-    facts = environment.describe(current, dataset.source)
-    paths = [p for p in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) if not only or p.stem in only]
+    paths = [NOTEBOOKS / f"{name}.ipynb" for name in names if not only or name in only]
     # Here rather than in the notebooks, whose bars nobody would see.
-    _train(current, dataset)
+    start = time.perf_counter()
+    weights = {"float32": models.weights_hash(_train(current, dataset))}
     if SECOND in [path.stem for path in paths]:
         _train(current, data.load(current, "fashion"))
+    _note_seconds(kept, "training", time.perf_counter() - start)
+    facts = environment.describe(current, dataset.source, weights)
     os.environ["TQDM_DISABLE"] = "1"  # in the kernels: a bar does not belong into saved outputs
     runs: list[Run] = []
     for number, path in enumerate(paths, start=1):
@@ -239,24 +267,30 @@ def make(output: Path, *, in_place: bool, only: list[str] | None = None) -> int:
         notebook, run = execute(path, place)
         runs.append(run)
         page = to_html(notebook, hide_code=path.stem.endswith("_report"))
-        write_text(output / f"{path.stem}.html", page)
-        write_text(output / "index.html", index_page(runs, facts, _headline(current)))
+        files.write_text(output / f"{path.stem}.html", page)
+        files.write_text(output / "index.html", index_page(runs, facts, _headline(kept)))
         if run.error:
             print(f"{place}: FAILED after {run.seconds:.0f} s\n\n{run.error}\n")
             print(f"{path.stem} failed; what was made so far is in {output.name}/index.html")
             return 1
+        _note_seconds(kept, run.name, run.seconds)
         if in_place:
-            write_text(path, nbformat.writes(notebook) + "\n")
+            files.write_text(path, nbformat.writes(notebook) + "\n")
         print(f"{place}: {run.seconds:.0f} s", flush=True)
     if in_place:
-        summary = results.read(results.REFERENCE, "summary")
-        results.update_readme(PROJECT / "README.md", summary)
-        save_headline_figure(results.REFERENCE)
+        results.update_readme(PROJECT / "README.md", results.summarize(kept))
+        save_headline_figure(kept)
     print(f"report: {output.name}/index.html")
     return 0
 
 
-def _train(current: settings.Settings, dataset: data.Dataset) -> None:
+def _note_seconds(folder: Path, name: str, seconds: float) -> None:
+    """Keep what each notebook took in ``run.json``, which notebook 09 shows."""
+    noted = results.read(folder, "run") if (folder / "run.json").exists() else {}
+    results.save(folder / "run.json", noted | {name: seconds})
+
+
+def _train(current: settings.Settings, dataset: data.Dataset) -> nn.Module:
     """Have the float32 model of a dataset ready, and say how long that takes."""
     recipe = training.recipe_for(current, dataset)
     if training.checkpoint_path(current, recipe).exists():
@@ -264,9 +298,10 @@ def _train(current: settings.Settings, dataset: data.Dataset) -> None:
     else:
         print(f"float model: training {recipe.epochs} epochs on {current.device}, once", flush=True)
     start = time.perf_counter()
-    _, history = training.load_or_train(current, dataset)
+    model, history = training.load_or_train(current, dataset)
     accuracy = history["test_accuracy"].iloc[-1]
     print(f"float model: {accuracy:.2%} ({time.perf_counter() - start:.0f} s)", flush=True)
+    return model
 
 
 def save_headline_figure(folder: Path) -> None:
@@ -276,17 +311,22 @@ def save_headline_figure(folder: Path) -> None:
         statistics.Comparison(**quantized["comparison"]),
         quantized["float_bytes"],
         quantized["int8_bytes"],
-        pd.DataFrame(benchmark["verdicts"]),
+        pd.DataFrame(benchmark.get("headline") or benchmark["verdicts"]),
     )
-    figure.savefig(folder / "headline.png", dpi=plots.DPI, metadata={"Software": None})
+    files.write_atomically(
+        folder / "headline.png",
+        lambda path: figure.savefig(path, format="png", dpi=plots.DPI, metadata={"Software": None}),
+    )
 
 
-def _headline(current: settings.Settings) -> str:
-    try:
-        table = results.headline(results.read(current.results_dir, "summary"))
-    except (results.ResultsError, KeyError):  # there is none, or one of an older layout
+def _headline(folder: Path) -> str:
+    if not all((folder / f"{name}.json").exists() for name in results.SOURCES):
         return "<p>The table of results appears when notebooks 03 and 04 have run.</p>"
-    return table.to_html(index=False, border=0)
+    try:
+        summary = results.summarize(folder)
+    except (results.ResultsError, KeyError) as error:  # other weights, or an older layout
+        return f"<p>There is no table of results: {html.escape(str(error))}</p>"
+    return results.headline(summary).to_html(index=False, border=0)
 
 
 def main() -> int:
@@ -304,7 +344,10 @@ def main() -> int:
     unknown = set(arguments.only or ()) - set(known)
     if unknown:
         parser.error(f"no notebook {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
-    return make(arguments.output.resolve(), in_place=arguments.in_place, only=arguments.only)
+    output = arguments.output.resolve()
+    if output == PROJECT:
+        parser.error("--output must not be the project: its results/ are the reference run's")
+    return make(output, in_place=arguments.in_place, only=arguments.only)
 
 
 if __name__ == "__main__":

@@ -3,19 +3,19 @@
 import dataclasses
 import json
 import math
-import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 import torch
 
+from utils import files
 from utils.settings import PROJECT, Settings
 from utils.variants import VARIANTS
 
 REFERENCE = PROJECT / "results"
 START, END = "<!-- results: generated, do not edit -->", "<!-- end of results -->"
-
-
+ENOUGH_ROUNDS = 20  # fewer give a range, not an interval
 SOURCES = ("03_fusion_and_calibration", "04_cpu_benchmark")  # what the summary is made of
 
 
@@ -42,18 +42,17 @@ def write(settings: Settings, name: str, record: dict) -> Path:
     """
     path = save(settings.results_dir / f"{name}.json", record)
     if all((path.parent / f"{source}.json").exists() for source in SOURCES):
-        save(path.parent / "summary.json", summarize(path.parent))
+        try:
+            save(path.parent / "summary.json", summarize(path.parent))
+        except ResultsError as error:
+            if name == SOURCES[-1]:  # an earlier notebook is followed by the one that mends it
+                print(f"summary.json is not written: {error}")
     return path
 
 
 def save(path: Path, record: dict) -> Path:
     """Write a record as JSON, atomically; values and errors as for :func:`write`."""
-    text = json.dumps(_plain(record, path.stem), indent=1) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    return files.write_text(path, json.dumps(_plain(record, path.stem), indent=1) + "\n")
 
 
 def summarize(path: Path) -> dict:
@@ -65,11 +64,19 @@ def summarize(path: Path) -> dict:
         data_source, engine, test_images, float_accuracy, int8_accuracy (fractions),
         float_only_correct, int8_only_correct, mcnemar_p, difference_low, difference_high,
         float_bytes, int8_bytes; ``latency_ms_{variant}_b{batch}_t{threads}`` (medians); for each
-        ``b{batch}_t{threads}`` the names fastest_int8 and fastest_float, and the ratios
-        against_eager and against_fastest with ``_low`` and ``_high``; warning (empty if the machine
-        was quiet), environment.
+        ``b{batch}_t{threads}`` the names fastest_int8 and fastest_float, the latencies int8_ms,
+        eager_ms and fastest_float_ms, the ratios against_eager and against_fastest with ``_low``
+        and ``_high``, and, where the timing was repeated, processes and rounds; warning (empty if
+        the machine was quiet); environments, one for each of :data:`SOURCES`.
+
+    Raises
+    ------
+    ResultsError
+        If a file is missing, or if the two notebooks used different weights.
     """
-    quantized, benchmark = (read(path, name) for name in SOURCES)
+    quantized, benchmark = records = [read(path, name) for name in SOURCES]
+    environments = {n: r["environment"] for n, r in zip(SOURCES, records, strict=True)}
+    check_weights(environments)
     paired = quantized["comparison"]
     summary = {
         "data_source": quantized["environment"]["data_source"],
@@ -84,19 +91,45 @@ def summarize(path: Path) -> dict:
         "difference_high": paired["high"],
         "float_bytes": quantized["float_bytes"],
         "int8_bytes": quantized["int8_bytes"],
-        "environment": quantized["environment"],
     }
     for row in pd.DataFrame(benchmark["summary"]).itertuples():
         summary[latency_key(row.variant, row.batch, row.threads)] = row.median_ms
-    for row in pd.DataFrame(benchmark["verdicts"]).to_dict(orient="records"):
-        where = f"b{row['batch']}_t{row['threads']}"
-        summary[f"fastest_int8_{where}"] = row["int8"]
-        summary[f"fastest_float_{where}"] = row["fastest_float"]
-        for key in ("against_eager", "against_fastest"):
-            for end in ("", "_low", "_high"):
-                summary[f"{key}{end}_{where}"] = row[key + end]
-    summary["warning"] = benchmark["warning"]
-    return summary
+    names = {"int8": "fastest_int8", "fastest_float": "fastest_float"}
+    for table in (benchmark["verdicts"], benchmark.get("headline", {})):  # the later one prevails
+        for row in pd.DataFrame(table).to_dict(orient="records"):
+            where = f"b{row.pop('batch')}_t{row.pop('threads')}"
+            summary |= {f"{names.get(key, key)}_{where}": value for key, value in row.items()}
+    return summary | {"warning": benchmark["warning"], "environments": environments}
+
+
+def check_weights(environments: Mapping[str, dict]) -> None:
+    """Refuse to set figures of different weights side by side.
+
+    Parameters
+    ----------
+    environments : mapping of str to dict
+        A notebook's name to its record's environment; where one names no weights (records of
+        before), nothing is compared. Of several models of a kind ("float32, mnist", "float32,
+        fashion") the first counts.
+
+    Raises
+    ------
+    ResultsError
+        With the hashes, and which notebooks to run again.
+    """
+    for kind in ("float32", "int8"):
+        found = {
+            name: weights
+            for name, environment in environments.items()
+            for key, weights in reversed(environment.get("weights", {}).items())
+            if key.startswith(kind)
+        }
+        if len(set(found.values())) > 1:
+            which = ", ".join(f"{weights} in {name}" for name, weights in found.items())
+            raise ResultsError(
+                f"the {kind} weights differ ({which}), so their figures cannot be compared: "
+                f"run {' and '.join(found)} again"
+            )
 
 
 def folder(settings: Settings, *names: str) -> Path:
@@ -112,6 +145,33 @@ def folder(settings: Settings, *names: str) -> Path:
             return candidate
     missing = [n for n in names if not (settings.results_dir / f"{n}.json").exists()]
     raise ResultsError(f"no results of {', '.join(missing)}: run these notebooks first")
+
+
+def section(path: Path, name: str, like: Mapping | None = None) -> tuple[dict | None, str]:
+    """Read one notebook's results for a page that also shows those of others.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of this run or of the reference run, see :func:`folder`.
+    name : str
+        The notebook's.
+    like : mapping, optional
+        The environment of the results beside which these will stand.
+
+    Returns
+    -------
+    record, note
+        The record, and where it comes from. None, and why, if its weights are not those of
+        ``like``.
+    """
+    record = read(path, name)
+    try:
+        check_weights({"the sections above": like or {}, name: record["environment"]})
+    except ResultsError as error:
+        return None, f"**Not shown:** {error}."
+    run = "the reference run" if path == REFERENCE else "this machine's run"
+    return record, f"Notebook {name[:2]}, {run}: {origin(record['environment'])}."
 
 
 def read(path: Path, name: str) -> dict:
@@ -159,20 +219,19 @@ def headline(summary: dict) -> pd.DataFrame:
     ]
     for batch in (1, 64):
         where = f"b{batch}_t1"
-        int8 = s[f"fastest_int8_{where}"]
-        fast = s[latency_key(int8, batch, 1)]
-        baselines = {"against_eager": "float_eager", "against_fastest": s[f"fastest_float_{where}"]}
+        fast = s[f"int8_ms_{where}"]
+        baselines = {"eager": "float_eager", "fastest": s[f"fastest_float_{where}"]}
         for key, baseline in baselines.items():
-            slow = s[latency_key(baseline, batch, 1)]
-            low, high = (s[f"{key}_{end}_{where}"] for end in ("low", "high"))
+            slow = s[f"{'eager' if key == 'eager' else 'fastest_float'}_ms_{where}"]
+            low, high = (s[f"against_{key}_{end}_{where}"] for end in ("low", "high"))
             runtime = VARIANTS[baseline].label.removeprefix("float32, ")
-            kind = runtime if key == "against_eager" else f"fastest: {runtime}"
+            kind = runtime if key == "eager" else f"fastest: {runtime}"
             rows.append(
                 (
                     f"latency, batch {batch}, against float32 {kind}",
                     f"{slow:.2f} ms",
                     f"{fast:.2f} ms",
-                    f"{faster(s[f'{key}_{where}'])} ({low:.2f} to {high:.2f})",
+                    f"{faster(s[f'against_{key}_{where}'])} ({low:.2f} to {high:.2f})",
                 )
             )
     return pd.DataFrame(rows, columns=["", "float32", "int8", "change"])
@@ -189,16 +248,81 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(str(v) for v in line) + " |" for line in lines)
 
 
+def listed(value: object) -> str:
+    """Return a list or dict of a record as a line of text, anything else as itself."""
+    if isinstance(value, dict):
+        value = [f"{key} {item}" for key, item in value.items()]
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def advice(summary: dict) -> str:
+    """Return one paragraph for who has to decide, from the results alone.
+
+    Each latency is called better or worse only if its whole 95 % interval is; how much accuracy
+    may be lost is the lower end of the interval of the paired difference (non-inferiority).
+    """
+    s = summary
+    sentences = [
+        f"The int8 file is {s['float_bytes'] / s['int8_bytes']:.1f} times smaller: use int8 where "
+        "disk or download is short."
+    ]
+    for batch in (1, 64):
+        where = f"b{batch}_t1"
+        low, high = (s[f"against_fastest_{end}_{where}"] for end in ("low", "high"))
+        fastest = VARIANTS[s[f"fastest_float_{where}"]].label.removeprefix("float32, ")
+        text = f"At batch {batch}, on one thread of this processor, int8 in PyTorch "
+        if low > 1:
+            text += f"is faster than every float32 that was timed ({low:.2f} times or more): use it"
+        elif high < 1:
+            text += f"is slower than float32 in {fastest}: use that where only latency counts"
+        else:
+            text += f"and float32 in {fastest} are too close to call: let size decide"
+        sentences.append(text + ".")
+    worst = -100 * s["difference_low"]
+    loss = f"at most {worst:.2f} points worse" if worst > 0 else "no worse"
+    sentences.append(
+        f"Accuracy: int8 is {loss} than float32 on images like these "
+        f"({s['test_images']:,} test images, lower end of the 95 % interval)."
+    )
+    return " ".join(sentences)
+
+
+def origin(environment: dict) -> str:
+    """Say in one line what figures were measured with: time, data, profile, machine, weights."""
+    e = environment
+    when = e.get("time", e["date"]).replace("T", " ").replace("Z", " UTC")
+    processor = "; ".join(
+        filter(None, [listed(e.get("cpu_numbers", {})), listed(e["instruction_sets"])])
+    )
+    versions = {"torch": e["torch"]} | e.get("runtimes", {})
+    weights = [f"{kind} weights {value}" for kind, value in e.get("weights", {}).items()]
+    commit = [f"commit {e['commit'][:10]}{e['commit'][40:]}"] if e.get("commit") else []
+    return ", ".join(
+        [when, e["data_source"], f"{e['profile']} profile", f"{e['cpu']} ({processor})"]
+        + [f"{name} {version}" for name, version in versions.items()]
+        + weights
+        + commit
+    )
+
+
+def intervals(summary: dict) -> str:
+    """Say what the intervals of the latency ratios cover, from what the summary tells."""
+    processes, rounds = (summary.get(f"{key}_b1_t1") for key in ("processes", "rounds"))
+    if not processes:
+        return "95 % interval of the ratio over the rounds of one process"
+    name = "95 % interval" if rounds >= ENOUGH_ROUNDS else "range"
+    return f"{name} of the ratio over {processes} processes of {rounds} rounds"
+
+
 def readme_block(summary: dict) -> str:
     """Return what stands between the README's markers."""
-    s, e = summary, summary["environment"]
-    sets = ", ".join(e["instruction_sets"]) or "none of the int8 instruction sets"
+    s = summary
+    accuracy, latency = (origin(s["environments"][name]) for name in SOURCES)
     return (
         f"{START}\n{markdown(headline(summary))}\n\n"
-        f"Measured on {e['date']}: {summary['data_source']}, full profile, {e['cpu']} ({sets}), "
-        f"torch {e['torch']}. Notebook 03 measures accuracy and size, notebook 04 latency, on one "
-        f"thread: int8 is PyTorch's fastest engine; in brackets the 95 % interval of the ratio."
-        f"{' ' * bool(s['warning'])}{s['warning']}\n{END}"
+        f"Accuracy and size (notebook 03): {accuracy}.\n\n"
+        f"Latency (notebook 04), on one thread; int8 is PyTorch's fastest engine; in brackets the "
+        f"{intervals(s)}: {latency}.{' ' * bool(s['warning'])}{s['warning']}\n{END}"
     )
 
 
@@ -214,7 +338,7 @@ def update_readme(path: Path, summary: dict) -> None:
     if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
         raise ResultsError(f"{path.name} needs one line {START!r} and one line {END!r}")
     before, rest = text.split(START)
-    path.write_text(before + readme_block(summary) + rest.split(END)[1], encoding="utf-8")
+    files.write_text(path, before + readme_block(summary) + rest.split(END)[1])
 
 
 def _plain(value: object, where: str) -> object:
