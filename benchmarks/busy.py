@@ -24,11 +24,13 @@ SETTINGS = {  # of libgomp, which serves torch's loops, oneDNN and MKL on Linux
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
 CLEARED = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
+# Ends with the process that started it, however that ended.
+LOOP = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 LOADS = ("alone", "busy loop", "copy")
 
 
 def work(batch: int, calls: int | None):
-    """Yield the milliseconds of a training step and of a prediction; without end for ``None``."""
+    """Yield the milliseconds of a step and of a prediction; until the parent ends for ``None``."""
     import torch  # before utils, which may set what is to be measured
     import torch.nn.functional as F
 
@@ -38,7 +40,8 @@ def work(batch: int, calls: int | None):
     optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9, nesterov=True, fused=True)
     x, y = torch.randn(batch, 1, 28, 28), torch.arange(batch) % 10
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=training.bf16_helps("cpu"))
-    for _ in range(calls) if calls else itertools.count():
+    parent = os.getppid()
+    for _ in range(calls) if calls else iter(lambda: os.getppid() == parent, False):
         marks = [time.perf_counter()]
         net.train()
         with training.without_padding_work(net), autocast:
@@ -57,7 +60,7 @@ def measure(setting: str, load: str, batch: int, calls: int) -> pd.Series:
     environ = {k: v for k, v in os.environ.items() if k not in CLEARED} | SETTINGS[setting]
     environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
     me = [sys.executable, __file__, "--batch", str(batch), "--worker"]
-    other = {"busy loop": [sys.executable, "-c", "while True: pass"], "copy": [*me, "0"]}.get(load)
+    other = {"busy loop": [sys.executable, "-c", LOOP], "copy": [*me, "0"]}.get(load)
     beside = subprocess.Popen(other, env=environ) if other else None
     try:
         run = subprocess.run([*me, str(calls)], env=environ, stdout=-1, text=True, check=True)

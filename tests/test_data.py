@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import http.server
+import os
 import pickle
 import socket
 import struct
@@ -193,9 +194,9 @@ def test_the_real_files_unpacked_are_what_the_table_says(tmp_path, name):
         assert hashlib.md5(gzip.decompress(path.read_bytes())).hexdigest() == data.UNPACKED[md5]
 
 
-def test_half_of_the_files_are_completed_by_downloading_the_others(course, archives, monkeypatch):
-    """A real server; what is there already is neither asked for nor touched."""
-    expected = data.load(full(course), announce=False)
+@pytest.fixture
+def asked(archives, monkeypatch):
+    """Names of the files that were asked of a real server, which comes after a dead one."""
     served = {path.name: path.read_bytes() for path in archives}
     asked = []
 
@@ -213,20 +214,44 @@ def test_half_of_the_files_are_completed_by_downloading_the_others(course, archi
         def log_message(self, *_):
             pass
 
-    for path in archives[2:]:
-        path.unlink()
-    unpack(archives[1])
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         fake = torchvision.datasets.MNIST
         address = f"http://127.0.0.1:{server.server_port}/"
         monkeypatch.setattr(fake, "mirrors", [*fake.mirrors, address])
-        found = data.load(full(course, "mnist"), announce=False)
+        yield asked
         server.shutdown()
+
+
+def test_half_of_the_files_are_completed_by_downloading_the_others(course, archives, asked):
+    expected, content = data.load(full(course), announce=False), archives[2].read_bytes()
+    for path in archives[2:]:
+        path.unlink()
+    unpack(archives[1])
+    found = data.load(full(course, "mnist"), announce=False)
     assert torch.equal(found.test_images, expected.test_images)
     assert archives[1].name not in asked
-    assert archives[2].read_bytes() == served[archives[2].name]
+    assert archives[2].read_bytes() == content
     assert not list(archives[0].parent.glob("*.tmp"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_a_full_disk_is_told_and_is_no_fallback(course, archives, asked, monkeypatch):
+    fake = torchvision.datasets.MNIST
+    monkeypatch.setattr(fake, "mirrors", fake.mirrors[1:])
+    archives[2].unlink()
+    (archives[2].parent / f"{archives[2].name}.{os.getpid()}.tmp").symlink_to("/dev/full")
+    with pytest.raises(WriteError, match=r"t10k-images.*the disk is full.*COURSE_HOME"):
+        data.load(full(course), announce=False)
+    assert not archives[2].exists()
+
+
+def test_a_run_killed_while_downloading_leaves_no_half_archive(course, archives, asked):
+    """What it leaves is a temporary file, which is neither read nor in the way."""
+    archives[2].unlink()
+    (archives[2].parent / f"{archives[2].name}.99999999.tmp").write_bytes(b"half of an arch")
+    assert not data.load(full(course), announce=False).is_fallback
+    assert not list(archives[2].parent.glob("*.tmp"))
 
 
 def test_half_of_the_files_and_no_network_falls_back(course, archives, capsys):

@@ -1,4 +1,7 @@
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +97,17 @@ def test_seed_everything_seeds_all_three_generators():
     first, again, other = draw(3), draw(3), draw(4)
     assert first == again
     assert all(a != b for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have another OpenMP")
+@pytest.mark.parametrize(("wanted", "spins"), [("", "'0'"), ("active", "'30000000000'")])
+def test_threads_wait_passively_unless_asked_otherwise(wanted, spins):
+    environ = {
+        k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS")
+    }
+    environ |= {"OMP_DISPLAY_ENV": "verbose"} | ({"OMP_WAIT_POLICY": wanted} if wanted else {})
+    command = [sys.executable, "-c", "import utils.settings"]
+    run = subprocess.run(command, cwd=PROJECT, env=environ, stderr=subprocess.PIPE, text=True)
+    said = [line for line in run.stderr.splitlines() if "GOMP_SPINCOUNT" in line]
+    assert said
+    assert all(spins in line for line in said), said

@@ -7,3 +7,8 @@ import os
 # compiler are imported, and that its profiler starts, stops and finds no GPU.
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+# Threads of OpenMP that wait for one another keep their cores busy by default. Beside a second busy
+# process the others then wait for a thread that cannot run: benchmarks/busy.py measures the cost.
+# Read when torch is first imported, so a notebook needs it from the process that starts its kernel.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -295,8 +295,8 @@ def train(
                 f"{checkpoint.name} in {checkpoint.parent.name}/ holds another network or only a "
                 f"part of a run ({type(error).__name__}): delete it and train again."
             ) from error
-    # Averages the gradients over all processes; batch norm's statistics are the same in each.
-    net = DistributedDataParallel(model, broadcast_buffers=False) if processes > 1 else model
+    # Averages the gradients over all processes.
+    net = DistributedDataParallel(model) if processes > 1 else model
     for epoch in range(len(history) + 1, recipe.epochs + 1):
         start = time.perf_counter()
         loss = _train_epoch(net, data, recipe, normalize, optimizer, schedule, generator, epoch)
