@@ -43,7 +43,9 @@ def sweep(
         Takes one value of each row of the grid by name; returns one row or several, as mappings
         from column to a number or a string.
     made_by : mapping
-        What else decides the result and JSON can hold: keys of recipes, numbers of images.
+        What else decides the result and JSON can hold: each model's
+        :func:`~utils.models.weights_hash` (a recipe is not enough: the same one, trained again on
+        another device, gives other weights), numbers of images.
     **grid : sequence
         Values of each parameter; the last one changes fastest.
 
