@@ -420,6 +420,18 @@ def test_codes_of_eight_bits_have_to_be_told(float_model, fused, images, raw):
     assert diagnosis.culprit(wrong)["layer"] == "quant"
 
 
+def test_every_generated_fault_is_found_and_no_healthy_model_is_blamed(fused, digits):
+    training_set = digits.train_images, digits.train_labels
+    found = []
+    for case in diagnosis.cases(fused, *training_set, digits.normalizer(), draw=1):
+        kind, guilty = case.pop("kind"), case.pop("guilty")
+        row = diagnosis.culprit(diagnosis.diagnose(**case))
+        found.append((kind, guilty, "" if row is None else row["layer"]))
+    table = pd.DataFrame(found, columns=["kind", "guilty", "named"])
+    assert (table["guilty"] == "").sum() == (table["guilty"] != "").sum() == 8
+    assert (table["guilty"] == table["named"]).all(), table.to_string()
+
+
 def test_among_per_tensor_weights_the_worst_weights_are_named():
     verdict = "per-tensor weights: channel 0 is left with 2.0 of 8 bits"
     table = pd.DataFrame(

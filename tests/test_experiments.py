@@ -88,6 +88,13 @@ def test_so_does_a_function_beside_it(course, monkeypatch):
     assert "def helper" not in "".join(sources)
 
 
+def test_and_what_that_function_uses():
+    def indirect(x):
+        return helped(x)
+
+    assert "def helper" in "".join(experiments._sources(indirect))
+
+
 def test_the_library_is_part_of_the_key():
     assert len(experiments._library()) == 64
 

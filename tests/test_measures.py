@@ -136,7 +136,7 @@ def test_cost(logits):
     assert found["flips"] == pytest.approx(1 / 400)
     was_right = (reference[0].argmax() == labels[0]).item()
     assert found["points"] == pytest.approx(-100 / 400 * was_right)
-    assert (found["images"], found["lost"], found["won"]) == (400, [0] * was_right, [])
+    assert (found["tested"], found["lost"], found["won"]) == (400, [0] * was_right, [])
     assert found["p"] == 1
     assert found["divergence"] > 0
     noise = (reference - coarse).square().sum()
@@ -219,7 +219,7 @@ def test_two_int8_models_that_lose_the_same_images_are_tied():
 
 def test_summarize_points():
     rows = [("b", 100, [1], []), ("b", 100, [1, 2], []), ("a", 100, [], [3]), ("a", 100, [], [3])]
-    table = pd.DataFrame(rows, columns=["kind", "images", "lost", "won"])
+    table = pd.DataFrame(rows, columns=["kind", "tested", "lost", "won"])
     found = measures.summarize_points(table, ["kind"])
     assert found["kind"].tolist() == ["b", "a"]
     assert found["mean"].tolist() == pytest.approx([-1.5, 1])

@@ -434,6 +434,71 @@ def saturated(exact: Tensor, module: nn.Module) -> float:
     return ((exact < low - half) | (exact > high + half)).double().mean().item()
 
 
+def cases(
+    fused: nn.Module, pixels: Tensor, labels: Tensor, normalize: nn.Module, draw: int
+) -> Iterator[dict]:
+    """Make int8 models for :func:`diagnose` to judge, half of them healthy, half with a fault.
+
+    Parameters
+    ----------
+    fused : nn.Module
+        Trained, float32.
+    pixels, labels : Tensor
+        Training images, uint8, shape (N, channels, H, W), and their classes, shape (N,).
+    normalize : callable
+        From uint8 pixels to what the model was trained on.
+    draw : int
+        Of the calibration images, the layers and the channels.
+
+    Yields
+    ------
+    dict
+        kind (in words); guilty (the layer to be named, empty for a healthy model); and the
+        arguments float_model, int8_model, images and bits of :func:`diagnose`.
+    """
+    random = torch.Generator().manual_seed(draw)
+    order = torch.randperm(len(pixels), generator=random)
+    few, met = pixels[order[:128]], pixels[order[128:192]]
+
+    def calibrated(x: Tensor, observer: str = "histogram", model: nn.Module = fused) -> nn.Module:
+        prepared = ptq.prepare(model, qconfig=qconfig(observer))
+        ptq.calibrate(prepared, x)
+        return prepared
+
+    def case(kind, int8_model, guilty="", model=fused, images=None, bits=7):
+        images = normalize(met) if images is None else images
+        made = {"float_model": model, "int8_model": int8_model, "images": images, "bits": bits}
+        return {"kind": kind, "guilty": guilty, **made}
+
+    prepared = calibrated(normalize(few))
+    yield case("healthy, per tensor", convert(prepared, weights="per tensor"))
+    yield case("healthy, symmetric", convert(prepared, activations="symmetric"))
+    yield case("healthy, 8 bits", convert(prepared, bits=8), bits=8)
+    healthy = convert(prepared)
+    yield case("healthy, default", healthy)
+    for observer in ("min-max", "moving average", "percentile"):
+        yield case(f"healthy, {observer}", convert(calibrated(normalize(few), observer)))
+    of_class = pixels[labels == draw % 10][:128]
+    yield case("healthy, calibrated on one class", convert(calibrated(normalize(of_class))))
+
+    for kind, x, y in (("0 to 1", few / 255, met / 255), ("raw", few.float(), met.float())):
+        yield case(f"calibrated on pixels {kind}", convert(calibrated(x)), "quant")
+        yield case(f"used on pixels {kind}", healthy, "quant", images=y)
+    names = list(ptq.observers(prepared))
+    blocks = [name.removesuffix(".add_relu") for name in names if name.endswith("add_relu")]
+    for factor in (32, 128):
+        name = names[torch.randint(len(names), (), generator=random)]
+        forgotten = copy.deepcopy(healthy)
+        layer = forgotten.get_submodule(name)
+        layer.scale, layer.zero_point = 1.0, 0  # what convert() gives an observer without data
+        yield case("forgotten observer", forgotten, name)
+        block = blocks[torch.randint(len(blocks), (), generator=random)]
+        channel = bits_lost(fused, f"{block}.conv1").argsort()[draw].item()  # a wide one
+        planted = plant_outlier(fused, channel, factor, block)
+        int8_model = convert(calibrated(normalize(few), "min-max", planted))
+        yield case(f"outlier channel, factor {factor}", int8_model, f"{block}.conv1", planted)
+
+
 def _range(module: nn.Module) -> tuple[float, float]:
     scale, zero_point = float(module.scale), int(module.zero_point)
     return scale * (0 - zero_point), scale * (CODES - 1 - zero_point)
@@ -445,6 +510,7 @@ def _diagnose_layer(
     module = int8_model.get_submodule(name)
     scale, zero_point = float(module.scale), int(module.zero_point)
     low, high = _range(module)
+    codes = torch.round(coarse / scale + zero_point).flatten().int()
     rounded = torch.fake_quantize_per_tensor_affine(exact, scale, zero_point, 0, CODES - 1)
     row = {
         "layer": name,
@@ -453,7 +519,7 @@ def _diagnose_layer(
         "seen_low": exact.min().item(),
         "seen_high": exact.max().item(),
         "saturated": saturated(exact, module),
-        "unused": 1 - len(torch.round(coarse / scale).unique()) / CODES,
+        "unused": (torch.bincount(codes, minlength=CODES) == 0).double().mean().item(),
         "sqnr_db": ptq.sqnr(exact, coarse),
         "own_db": _channel_sqnr(exact.transpose(0, 1), rounded.transpose(0, 1)).median().item(),
         "weight_db": float("nan"),

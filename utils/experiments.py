@@ -92,14 +92,15 @@ def _read(path: Path) -> pd.DataFrame:
         ) from error
 
 
-def _sources(run: Callable) -> list[str]:
+def _sources(run: Callable, seen: tuple[Callable, ...] = ()) -> list[str]:
     """Source text of a function, and the functions and plain values of its module that it uses."""
     used = inspect.getclosurevars(run).globals
-    functions = [f for f in used.values() if inspect.isfunction(f)]
-    beside = [inspect.getsource(f) for f in functions if f.__module__ == run.__module__]
     plain = (bool, int, float, str, list, tuple)
-    values = [f"{name}={value!r}" for name, value in used.items() if isinstance(value, plain)]
-    return [inspect.getsource(run), *sorted(beside), *sorted(values)]
+    beside = [f"{name}={value!r}" for name, value in used.items() if isinstance(value, plain)]
+    for f in used.values():
+        if inspect.isfunction(f) and f.__module__ == run.__module__ and f not in (*seen, run):
+            beside += _sources(f, (*seen, run))
+    return [inspect.getsource(run), *sorted(beside)]
 
 
 @functools.cache

@@ -209,8 +209,8 @@ def cost(float_logits: Tensor, int8_logits: Tensor, labels: Tensor) -> dict:
     -------
     dict
         sqnr_db (of the logits), divergence (mean, nats), flips (share of the predictions), points
-        (accuracy of int8 less that of float32, in percent), p (McNemar's, exact), images (their
-        number), lost and won (lists: which images only float32, only int8 classifies correctly).
+        (accuracy of int8 less that of float32, in percent), p (McNemar's, exact), tested (number of
+        images), lost and won (lists: which images only float32, only int8 classifies correctly).
     """
     paired = compare(float_logits, int8_logits, labels)
     right, still = (logits.argmax(1) == labels for logits in (float_logits, int8_logits))
@@ -220,7 +220,7 @@ def cost(float_logits: Tensor, int8_logits: Tensor, labels: Tensor) -> dict:
         "flips": paired.flips / paired.images,
         "points": 100 * paired.difference,
         "p": paired.mcnemar_p,
-        "images": paired.images,
+        "tested": paired.images,
         "lost": (right & ~still).nonzero().flatten().tolist(),
         "won": (still & ~right).nonzero().flatten().tolist(),
     }
@@ -366,7 +366,7 @@ def summarize_points(table: pd.DataFrame, by: list[str], images: int | None = No
     Parameters
     ----------
     table : DataFrame
-        A row for each draw, with the columns images, lost and won of :func:`cost`.
+        A row for each draw, with the columns tested, lost and won of :func:`cost`.
     by : list of str
         Columns that name a group; the order of appearance is kept.
     images : int, optional
@@ -379,7 +379,7 @@ def summarize_points(table: pd.DataFrame, by: list[str], images: int | None = No
     """
     rows = []
     for key, group in table.groupby(by, sort=False):
-        each = int(group["images"].iloc[0])
+        each = int(group["tested"].iloc[0])
         found = points_interval(group["lost"], group["won"], images or each, each)
         rows.append((*(key if isinstance(key, tuple) else (key,)), *found))
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high"])
