@@ -376,6 +376,23 @@ def test_columns_by_hand(float_model, int8_model, images):
     assert math.isnan(row["weight_db"])
 
 
+@pytest.mark.parametrize(
+    ("shrink", "said"), [(1.0, "note: range too narrow"), (0.2, "range too narrow")]
+)
+def test_a_range_too_narrow_is_a_fault_where_it_costs(
+    float_model, fused, int8_model, images, shrink, said
+):
+    narrow = copy.deepcopy(int8_model)
+    exact = quantization.layer_outputs(fused, images)["fc"]
+    bottom, top = exact.min().item(), max(exact.quantile(0.98).item(), 0)
+    narrow.fc.scale = (top - bottom) / 255
+    narrow.fc.zero_point = round(-bottom / narrow.fc.scale)
+    narrow.fc.scale *= shrink
+    row = diagnosis.diagnose(float_model, narrow, images).iloc[-1]
+    assert row["saturated"] > 0.01
+    assert row["verdict"].startswith(said)
+
+
 def test_saturation_is_counted(float_model, int8_model, images):
     narrow = copy.deepcopy(int8_model)
     narrow.quant.scale = narrow.quant.scale / 4

@@ -18,7 +18,7 @@ from utils.models import ResNet18, tq
 
 CODES = 256  # that the kernels have, whatever range an observer was asked to use
 # What counts as a fault. Fixed by what each number means, on no data set.
-SATURATED = 0.01  # share of values beyond the range from which on it is a fault
+SATURATED = 0.01  # share of values beyond the range that is worth knowing
 WEAK_DB = 20.0  # below this, noise is more than a tenth of a channel's own signal
 OUTLIER = 8.0  # times the median channel's range
 # Pixels from 0 to 1 deviate by at most 0.5, so normalization makes their range at least twice as
@@ -527,17 +527,21 @@ def _diagnose_layer(
     if hasattr(module, "weight"):
         weight, quantized = _weight(fused.get_submodule(name)), module.weight()
         row["weight_db"] = _channel_sqnr(weight, quantized.dequantize()).median().item()
-    return row | {"verdict": _verdict(row, exact, module, bits)}
+    weak = min(row["own_db"], ptq.sqnr(exact, rounded)) < WEAK_DB  # or a few channels are cut off
+    return row | {"verdict": _verdict(row, exact, module, bits, weak)}
 
 
-def _verdict(row: dict, exact: Tensor, module: nn.Module, bits: int) -> str:
+def _verdict(row: dict, exact: Tensor, module: nn.Module, bits: int, weak: bool) -> str:
     scale, zero_point = float(module.scale), int(module.zero_point)
     if (scale, zero_point) == (1.0, 0):
         return "never calibrated: scale 1 and zero point 0 are what an observer without data gives"
     is_input = isinstance(module, nnq.Quantize)
     if row["saturated"] > SATURATED:
         cause = "normalised as for the calibration?" if is_input else "calibrated on other data?"
-        return f"range too narrow: {row['saturated']:.1%} of the values lie beyond it; {cause}"
+        note = "" if weak else "note: "
+        return (
+            f"{note}range too narrow: {row['saturated']:.1%} of the values lie beyond it; {cause}"
+        )
     used = (row["seen_high"] - row["seen_low"]) / (scale * (2**bits - 1))
     if is_input and used < UNUSED_INPUT:
         return (
