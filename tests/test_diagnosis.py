@@ -111,49 +111,85 @@ def test_weighted_layers(fused):
 
 
 def test_one_layer_alone_is_int8(fused, images):
-    model = diagnosis.quantize_only(fused, "layer2.0.conv1", images)
-    integer = [n for n, m in model.named_modules() if hasattr(m, "scale")]
-    assert integer == ["layer2.0.conv1.quant", "layer2.0.conv1.module"]
-    noise = quantization.sqnr(logits(fused, images), logits(model, images))
-    assert 20 < noise < math.inf
-    assert isinstance(fused.layer2[0].conv1[0], nn.Conv2d)  # not changed
+    exact = logits(fused, images)
+    layer = diagnosis.alone(fused, images)["layer2.0.conv1"]
+    with diagnosis.replaced(fused, "layer2.0.conv1", layer) as model:
+        integer = [n for n, m in model.named_modules() if hasattr(m, "scale")]
+        assert integer == ["layer2.0.conv1.quant", "layer2.0.conv1.module"]
+        assert 20 < quantization.sqnr(exact, logits(model, images)) < math.inf
+    assert torch.equal(logits(fused, images), exact)  # as before
 
 
-def test_all_but_one(fused, int8_model, images):
-    model = diagnosis.quantize_all_but(fused, int8_model, "layer2.0.conv1")
-    mixed = model.layer2[0].conv1
-    assert torch.equal(mixed[1][0].weight, fused.layer2[0].conv1[0].weight)
-    assert (mixed[2].scale, mixed[2].zero_point) == (
-        int8_model.layer2[0].conv1.scale,
-        int8_model.layer2[0].conv1.zero_point,
-    )
-    found = logits(model, images)
+def test_every_layer_alone_has_the_ranges_of_its_own_calibration(fused, images):
+    """One pass for all gives what a pass for each would."""
+    found = diagnosis.alone(fused, images)
+    assert list(found) == diagnosis.weighted_layers(fused)
+    inputs = []
+    handle = fused.layer3[0].conv1.register_forward_pre_hook(lambda _, x: inputs.append(x[0]))
+    logits(fused, images)
+    handle.remove()
+    expected = tq.get_default_qconfig(quantization.set_engine()).activation()
+    expected(inputs[0])
+    assert found["layer3.0.conv1"].quant.scale == expected.calculate_qparams()[0]
+
+
+def test_a_replaced_layer_comes_back_after_an_error(fused):
+    before = fused.fc
+    with pytest.raises(ZeroDivisionError), diagnosis.replaced(fused, "fc", nn.Identity()) as model:
+        assert isinstance(model.fc, nn.Identity)
+        1 / 0  # noqa: B018
+    assert fused.fc is before
+
+
+def test_one_layer_in_float(fused, int8_model, images):
+    mixed = diagnosis.in_float(fused, int8_model, "layer2.0.conv1")
+    assert mixed[1] is fused.layer2[0].conv1
+    before = int8_model.layer2[0].conv1
+    assert (mixed[2].scale, mixed[2].zero_point) == (before.scale, before.zero_point)
+    with diagnosis.replaced(int8_model, "layer2.0.conv1", mixed):
+        found = logits(int8_model, images)
     assert found.shape == (64, 10)
     assert not torch.equal(found, logits(int8_model, images))
 
 
 def test_float32_layers_of_a_mixed_model_are_left_out(float_model, fused, int8_model, images):
-    model = diagnosis.quantize_all_but(fused, int8_model, "layer2.0.conv1")
-    layers = diagnosis.diagnose(float_model, model, images)["layer"]
+    mixed = diagnosis.in_float(fused, int8_model, "layer2.0.conv1")
+    with diagnosis.replaced(int8_model, "layer2.0.conv1", mixed):
+        layers = diagnosis.diagnose(float_model, int8_model, images)["layer"]
     assert "layer2.0.conv1" not in set(layers)
     assert len(layers) == 29
 
 
+@pytest.mark.parametrize("choices", [("per tensor", "symmetric", 8), ("per channel", "affine", 5)])
+def test_one_calibration_serves_every_choice(fused, images, choices):
+    weights, activations, bits = choices
+    made = diagnosis.qconfig("min-max", weights, activations, bits)
+    prepared = quantization.prepare(fused, qconfig=made)
+    quantization.calibrate(prepared, images)
+    expected = logits(quantization.convert(prepared), images)
+    prepared = quantization.prepare(fused, qconfig=diagnosis.qconfig("min-max"))
+    quantization.calibrate(prepared, images)
+    diagnosis.convert(prepared)  # an earlier choice leaves nothing behind
+    assert torch.equal(logits(diagnosis.convert(prepared, *choices), images), expected)
+
+
 @pytest.mark.parametrize("weights", diagnosis.WEIGHTS)
 def test_rounded_weights_are_those_of_the_int8_layer(fused, images, weights):
-    model = diagnosis.round_weights(fused, "layer1.0.conv2", weights)
+    before = fused.layer1[0].conv2.weight.detach().clone()
+    layer = diagnosis.round_weights(fused, "layer1.0.conv2", weights)
     prepared = quantization.prepare(fused, qconfig=diagnosis.qconfig(weights=weights))
     quantization.calibrate(prepared, images)
     expected = quantization.convert(prepared).layer1[0].conv2.weight().dequantize()
-    torch.testing.assert_close(model.layer1[0].conv2.weight.detach(), expected)
-    assert not torch.equal(fused.layer1[0].conv2.weight, model.layer1[0].conv2.weight)
+    torch.testing.assert_close(layer.weight.detach(), expected)
+    assert torch.equal(fused.layer1[0].conv2.weight, before)
+    assert not torch.equal(before, layer.weight)
 
 
 def test_only_some_channels_are_rounded(fused):
     before = fused.layer1[0].conv2.weight.detach()
     chosen = torch.tensor([3, 60])
-    every = diagnosis.round_weights(fused, "layer1.0.conv2").layer1[0].conv2.weight
-    some = diagnosis.round_weights(fused, "layer1.0.conv2", channels=chosen).layer1[0].conv2.weight
+    every = diagnosis.round_weights(fused, "layer1.0.conv2").weight
+    some = diagnosis.round_weights(fused, "layer1.0.conv2", channels=chosen).weight
     assert torch.equal(some[chosen], every[chosen])
     changed = (some != before).flatten(1).any(1)
     assert changed.nonzero().flatten().tolist() == [3, 60]
@@ -171,13 +207,9 @@ def test_bits_lost_by_hand(float_model):
     assert lost.shape == (10,)
 
 
-@pytest.mark.parametrize("call", ["quantize_only", "quantize_all_but", "round_weights"])
-def test_unknown_layers(fused, int8_model, images, call):
-    arguments = {
-        "quantize_only": (fused, "layer9", images),
-        "quantize_all_but": (fused, int8_model, "layer9"),
-        "round_weights": (fused, "layer9"),
-    }[call]
+@pytest.mark.parametrize("call", ["in_float", "round_weights", "bits_lost"])
+def test_unknown_layers(fused, int8_model, call):
+    arguments = (fused, int8_model, "layer9") if call == "in_float" else (fused, "layer9")
     with pytest.raises(ValueError, match=r"no layer with weights 'layer9'; there are: conv1, "):
         getattr(diagnosis, call)(*arguments)
 
@@ -196,6 +228,14 @@ def test_a_planted_outlier_leaves_the_float_function_alone(float_model, images):
     )
     torch.testing.assert_close(after[:, 3], 32 * before[:, 3], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(after[:, 4], before[:, 4], rtol=1e-3, atol=1e-3)
+
+
+def test_an_outlier_can_be_planted_in_any_block_also_of_a_fused_model(float_model, fused, images):
+    one = diagnosis.plant_outlier(fused, 200, 32, "layer3.1")
+    two = quantization.fuse(diagnosis.plant_outlier(float_model, 200, 32, "layer3.1"))
+    torch.testing.assert_close(logits(one, images), logits(fused, images), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(one.layer3[1].conv1[0].weight, two.layer3[1].conv1[0].weight)
+    assert not torch.equal(one.layer3[1].conv1[0].weight, fused.layer3[1].conv1[0].weight)
 
 
 @pytest.mark.parametrize(("channel", "factor"), [(64, 2), (-1, 2), (0, 0), (0, -3)])
@@ -259,7 +299,7 @@ def test_per_tensor_weights_are_named_where_they_hurt_most(float_model, images, 
     spread = copy.deepcopy(float_model)
     block = spread.get_submodule(layer)
     with torch.no_grad():  # as if batch norm had left channels of very different range
-        factors = torch.logspace(0, -2, len(block.bn1.weight))
+        factors = torch.logspace(0, -3, len(block.bn1.weight))
         block.bn1.weight *= factors
         block.bn1.bias *= factors
         block.conv2.weight /= factors[None, :, None, None]
@@ -272,14 +312,32 @@ def test_per_tensor_weights_are_named_where_they_hurt_most(float_model, images, 
     assert weighted["weight_db"].idxmin() == table[table["layer"] == f"{layer}.conv1"].index[0]
 
 
-def test_per_tensor_weights_alone_are_named_as_such(float_model, images):
-    made = diagnosis.qconfig(weights="per tensor")
+def test_per_tensor_weights_alone_are_a_note(float_model, images):
+    """On ARM they are the default of the engine, qnnpack: a healthy model has no fault."""
+    made = diagnosis.qconfig(weights="per tensor", bits=8)
     model = quantization.quantize(float_model, images, qconfig=made)
-    table = diagnosis.diagnose(float_model, model, images)
+    table = diagnosis.diagnose(float_model, model, images, bits=8)
     weighted = table[table["weight_db"].notna()]
-    assert weighted["verdict"].str.startswith("per-tensor weights: channel").all()
-    row = diagnosis.culprit(table)
-    assert row["weight_db"] == weighted["weight_db"].min()
+    assert weighted["verdict"].str.startswith("note: per-tensor weights: channel").all()
+    assert not diagnosis.has_fault(table).any()
+    assert diagnosis.culprit(table) is None
+
+
+def test_weights_that_one_scale_ruins_are_a_fault(float_model, images):
+    model = copy.deepcopy(float_model)
+    with torch.no_grad():
+        model.layer2[0].bn2.weight[0] = 500  # folding makes one channel's weights huge
+        model.layer2[0].bn2.weight[0] *= model.layer2[0].bn2.running_var[0].sqrt()
+    for weights, expected in {
+        "per tensor": "per-tensor weights: channel",
+        "per channel": "",
+    }.items():
+        made = diagnosis.qconfig(weights=weights)
+        int8 = quantization.quantize(model, images, qconfig=made)
+        table = diagnosis.diagnose(model, int8, images).set_index("layer")
+        row = table.loc["layer2.0.conv2"]
+        assert (row["weight_db"] < 20) == (weights == "per tensor")
+        assert row["verdict"].startswith((expected, "outlier: channel 0"))
 
 
 def test_the_bits_left_are_right(float_model, images):
@@ -318,6 +376,23 @@ def test_columns_by_hand(float_model, int8_model, images):
     assert math.isnan(row["weight_db"])
 
 
+@pytest.mark.parametrize(
+    ("shrink", "said"), [(1.0, "note: range too narrow"), (0.2, "range too narrow")]
+)
+def test_a_range_too_narrow_is_a_fault_where_it_costs(
+    float_model, fused, int8_model, images, shrink, said
+):
+    narrow = copy.deepcopy(int8_model)
+    exact = quantization.layer_outputs(fused, images)["fc"]
+    bottom, top = exact.min().item(), max(exact.quantile(0.98).item(), 0)
+    narrow.fc.scale = (top - bottom) / 255
+    narrow.fc.zero_point = round(-bottom / narrow.fc.scale)
+    narrow.fc.scale *= shrink
+    row = diagnosis.diagnose(float_model, narrow, images).iloc[-1]
+    assert row["saturated"] > 0.01
+    assert row["verdict"].startswith(said)
+
+
 def test_saturation_is_counted(float_model, int8_model, images):
     narrow = copy.deepcopy(int8_model)
     narrow.quant.scale = narrow.quant.scale / 4
@@ -343,6 +418,35 @@ def test_diagnose_refuses_what_makes_no_sense(float_model, int8_model, images):
 def test_shifted_digits_are_no_fault_of_quantization(float_model, int8_model, digits):
     lowered = data.shift(digits.test_images[:64], "low contrast", 3)
     assert guilty(float_model, int8_model, digits.normalizer()(lowered)) is None
+
+
+def test_pixels_that_were_not_normalized_are_a_finding(float_model, int8_model, raw):
+    row = guilty(float_model, int8_model, raw / 255)
+    assert row["layer"] == "quant"
+    assert row["verdict"].startswith("range too wide: the input uses 3")
+    assert "normalised as for the calibration?" in row["verdict"]
+
+
+def test_codes_of_eight_bits_have_to_be_told(float_model, fused, images, raw):
+    prepared = quantization.prepare(fused, qconfig=diagnosis.qconfig())
+    quantization.calibrate(prepared, images)
+    model = diagnosis.convert(prepared, bits=8)
+    healthy = diagnosis.diagnose(float_model, model, images, bits=8)
+    assert diagnosis.culprit(healthy) is None
+    wrong = diagnosis.diagnose(float_model, model, raw / 255, bits=8)
+    assert diagnosis.culprit(wrong)["layer"] == "quant"
+
+
+def test_every_generated_fault_is_found_and_no_healthy_model_is_blamed(fused, digits):
+    training_set = digits.train_images, digits.train_labels
+    found = []
+    for case in diagnosis.cases(fused, *training_set, digits.normalizer(), draw=1):
+        kind, guilty = case.pop("kind"), case.pop("guilty")
+        row = diagnosis.culprit(diagnosis.diagnose(**case))
+        found.append((kind, guilty, "" if row is None else row["layer"]))
+    table = pd.DataFrame(found, columns=["kind", "guilty", "named"])
+    assert (table["guilty"] == "").sum() == (table["guilty"] != "").sum() == 8
+    assert (table["guilty"] == table["named"]).all(), table.to_string()
 
 
 def test_among_per_tensor_weights_the_worst_weights_are_named():

@@ -1,9 +1,13 @@
+import copy
 from collections import deque
 
 import pytest
+import torch
+from torch import nn
 
 from utils import experiments
 from utils.experiments import ExperimentError, sweep
+from utils.models import weights_hash
 
 CALLS = deque()  # no plain value: what it holds is not part of the key
 LEVEL = 1
@@ -84,8 +88,27 @@ def test_so_does_a_function_beside_it(course, monkeypatch):
     assert "def helper" not in "".join(sources)
 
 
+def test_and_what_that_function_uses():
+    def indirect(x):
+        return helped(x)
+
+    assert "def helper" in "".join(experiments._sources(indirect))
+
+
 def test_the_library_is_part_of_the_key():
     assert len(experiments._library()) == 64
+
+
+def test_other_weights_make_another_table(course):
+    """A model that was trained again has the same recipe and other weights."""
+    model = nn.Linear(2, 2)
+    sweep(course, "trial", double, {"weights": weights_hash(model)}, x=[1])
+    sweep(course, "trial", double, {"weights": weights_hash(copy.deepcopy(model))}, x=[1])
+    assert len(CALLS) == 1
+    with torch.no_grad():
+        model.weight[0, 0] += 1e-6
+    sweep(course, "trial", double, {"weights": weights_hash(model)}, x=[1])
+    assert len(CALLS) == 2
 
 
 def test_an_empty_grid(course):

@@ -67,14 +67,15 @@ def test_a_class_without_images_is_not_the_worst():
 
 def test_equal_models_have_moved_nowhere(logits):
     reference, labels = logits
-    table = measures.changes(reference, reference, labels, draws=20)
+    table = measures.changes(reference, reference, labels, (reference, reference), draws=20)
     assert (table[["change", "low", "high", "moved"]] == 0).all(axis=None)
 
 
 def test_changes_point_the_right_way_and_are_the_same_every_time(logits):
     reference, labels = logits
     worse = reference + 2 * torch.randn(reference.shape, generator=torch.manual_seed(1))
-    table = measures.changes(reference, worse, labels, draws=100).set_index("measure")
+    twins = (reference, reference)
+    table = measures.changes(reference, worse, labels, twins, draws=100).set_index("measure")
     accuracy = (reference.argmax(1) == labels).float().mean()
     assert table.loc["accuracy", "change"] == pytest.approx(
         ((worse.argmax(1) == labels).float().mean() - accuracy).item(), abs=1e-6
@@ -85,7 +86,7 @@ def test_changes_point_the_right_way_and_are_the_same_every_time(logits):
         row = table.loc[name]
         assert row.moved == pytest.approx(2 * abs(row.change) / (row.high - row.low))
         assert row.moved > 1
-    again = measures.changes(reference, worse, labels, draws=100).set_index("measure")
+    again = measures.changes(reference, worse, labels, twins, draws=100).set_index("measure")
     pd.testing.assert_frame_equal(table, again)
 
 
@@ -94,17 +95,37 @@ def test_the_bootstrap_is_paired(logits):
     reference, labels = logits
     nearly = reference.clone()
     nearly[0] = -nearly[0]
-    table = measures.changes(reference, nearly, labels, draws=200).set_index("measure")
+    twins = (reference, reference)
+    table = measures.changes(reference, nearly, labels, twins, draws=200).set_index("measure")
     width = table.loc["accuracy", "high"] - table.loc["accuracy", "low"]
     assert width < 0.01  # unpaired, it would be near 0.1
+
+
+def test_flips_move_only_beyond_those_of_two_equally_good_models(logits):
+    reference, labels = logits
+    one, two, three = (
+        reference + 0.3 * torch.randn(reference.shape, generator=torch.manual_seed(seed))
+        for seed in (1, 2, 3)
+    )
+    nothing = measures.changes(reference, one, labels, (two, three), draws=100)
+    moved = nothing.set_index("measure")["moved"]
+    assert moved["flips"] < 1
+    assert moved["divergence"] < 1
+    worse = reference + 2 * torch.randn(reference.shape, generator=torch.manual_seed(1))
+    moved = measures.changes(reference, worse, labels, (two, three), draws=100)
+    assert (moved.set_index("measure").loc[["flips", "divergence"], "moved"] > 1).all()
+    fewer = measures.changes(reference, reference, labels, (one, worse), draws=100)
+    assert (fewer.set_index("measure").loc[["flips", "divergence"], "moved"] == 0).all()
 
 
 def test_changes_refuses_other_shapes(logits):
     reference, labels = logits
     with pytest.raises(ValueError, match="do not describe the same images"):
-        measures.changes(reference, reference[:10], labels)
+        measures.changes(reference, reference[:10], labels, (reference, reference))
     with pytest.raises(ValueError, match="do not describe the same images"):
-        measures.changes(reference, reference, labels[:10])
+        measures.changes(reference, reference, labels[:10], (reference, reference))
+    with pytest.raises(ValueError, match="do not describe the same images"):
+        measures.changes(reference, reference, labels, (reference, reference[:10]))
 
 
 def test_cost(logits):
@@ -115,6 +136,7 @@ def test_cost(logits):
     assert found["flips"] == pytest.approx(1 / 400)
     was_right = (reference[0].argmax() == labels[0]).item()
     assert found["points"] == pytest.approx(-100 / 400 * was_right)
+    assert (found["tested"], found["lost"], found["won"]) == (400, [0] * was_right, [])
     assert found["p"] == 1
     assert found["divergence"] > 0
     noise = (reference - coarse).square().sum()
@@ -144,6 +166,65 @@ def test_mean_interval_by_hand():
 def test_one_value_has_no_interval():
     with pytest.raises(ValueError, match="1 value: an interval needs at least two"):
         measures.mean_interval([1.0])
+
+
+def test_one_draw_has_the_interval_of_the_images():
+    """Agresti and Min's for matched pairs, worked out by hand."""
+    lost, won, n = range(30), range(30, 45), 1000
+    found = measures.points_interval([lost], [won], n)
+    mean = (15 - 30) / (n + 2)
+    half = 1.96 * math.sqrt((30.5 + 15.5) / (n + 2) - mean**2) / math.sqrt(n + 2)
+    assert found[0] == pytest.approx(-1.5)
+    assert found[1:] == pytest.approx((100 * (mean - half), 100 * (mean + half)), abs=0.15)
+
+
+def test_equal_draws_leave_the_noise_of_the_images():
+    one = measures.points_interval([range(30)], [[]], 1000)
+    five = measures.points_interval([range(30)] * 5, [[]] * 5, 1000)
+    assert five == pytest.approx(one, abs=0.15)
+
+
+def test_draws_that_differ_widen_the_interval_as_student_would():
+    shares = [0.10, 0.12, 0.20, 0.25, 0.33]
+    images = 20_000  # so many that their own noise hardly counts
+    lost = [range(int(share * images)) for share in shares]
+    mean, low, high = measures.points_interval(lost, [[]] * 5, images, repeats=500)
+    _, expected_low, expected_high = measures.mean_interval([-100 * share for share in shares])
+    assert mean == pytest.approx(-20)
+    assert high - low == pytest.approx(expected_high - expected_low, rel=0.15)
+
+
+def test_a_few_flips_of_harmless_draws_prove_nothing():
+    """Over draws alone, every one of these would look harmful."""
+    lost = [[1, 2, 3], [1, 2, 3], [1, 2, 4]]
+    by_draw = measures.mean_interval([-3.0, -3.0, -3.001])
+    assert by_draw[2] < 0
+    low, high = measures.points_interval(lost, [[]] * 3, 1000)[1:]
+    assert low < 0 <= high
+
+
+def test_parts_of_their_own_are_one_test_set():
+    parts = measures.points_interval([range(10), range(500, 510)], [[], []], 1000, 500)
+    assert parts[0] == pytest.approx(-2)
+    whole = measures.points_interval([[*range(10), *range(500, 510)]], [[]], 1000)
+    assert parts == pytest.approx(whole, abs=0.15)
+
+
+def test_two_int8_models_that_lose_the_same_images_are_tied():
+    lost, won = [7, 8, 9], [20]
+    found = measures.points_interval([lost + won], [won + lost], 1000)
+    assert found[0] == 0
+    assert found[1] == pytest.approx(-found[2], abs=0.1)
+
+
+def test_summarize_points():
+    rows = [("b", 100, [1], []), ("b", 100, [1, 2], []), ("a", 100, [], [3]), ("a", 100, [], [3])]
+    table = pd.DataFrame(rows, columns=["kind", "tested", "lost", "won"])
+    found = measures.summarize_points(table, ["kind"])
+    assert found["kind"].tolist() == ["b", "a"]
+    assert found["mean"].tolist() == pytest.approx([-1.5, 1])
+    halved = measures.summarize_points(table, ["kind"], images=200)
+    assert halved["mean"].tolist() == pytest.approx([-1.5, 1])
 
 
 @pytest.mark.parametrize("by", [["kind"], ["kind", "size"]])

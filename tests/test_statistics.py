@@ -97,3 +97,15 @@ def test_many_tests_by_hand():
     assert statistics.beyond_chance([0.012, 0.017, 0.9, 0.026]) == [True, False, False, False]
     assert statistics.beyond_chance([0.012, 0.016, 0.9, 0.024]) == [True, True, False, True]
     assert statistics.beyond_chance([0.04]) == [True]
+
+
+@pytest.mark.parametrize(
+    ("a_only", "b_only", "said"),
+    [(12, 1, "int8 loses 1.10 points"), (1, 12, "int8 gains 1.10 points"), (6, 1, "cannot tell")],
+)
+def test_a_verdict_for_every_outcome(a_only, b_only, said):
+    labels = torch.zeros(1000, dtype=torch.int64)
+    a, b = torch.eye(2)[[0] * 1000], torch.eye(2)[[0] * 1000]
+    b[:a_only] = b[:a_only].flip(1)
+    a[a_only : a_only + b_only] = a[a_only : a_only + b_only].flip(1)
+    assert said in statistics.verdict(statistics.compare(a, b, labels))

@@ -3,7 +3,9 @@
 Models that are called int8 here run PyTorch's real int8 kernels.
 """
 
+import contextlib
 import copy
+from collections.abc import Iterator
 
 import pandas as pd
 import torch
@@ -15,9 +17,13 @@ from utils import quantization as ptq
 from utils.models import ResNet18, tq
 
 CODES = 256  # that the kernels have, whatever range an observer was asked to use
-SATURATED = 0.01  # share of values beyond the range from which on it is a fault
+# What counts as a fault. Fixed by what each number means, on no data set.
+SATURATED = 0.01  # share of values beyond the range that is worth knowing
 WEAK_DB = 20.0  # below this, noise is more than a tenth of a channel's own signal
 OUTLIER = 8.0  # times the median channel's range
+# Pixels from 0 to 1 deviate by at most 0.5, so normalization makes their range at least twice as
+# wide: an input that was not normalized uses less than half of what the model was calibrated for.
+UNUSED_INPUT = 0.5
 
 
 class PercentileObserver(tq.HistogramObserver):
@@ -117,36 +123,85 @@ def weighted_layers(fused: nn.Module) -> list[str]:
     ]
 
 
-def quantize_only(
-    fused: nn.Module, name: str, images: Tensor, qconfig: tq.QConfig | None = None
+def convert(
+    prepared: nn.Module, weights: str = "per channel", activations: str = "affine", bits: int = 7
 ) -> nn.Module:
-    """Quantize one layer alone: float32 up to its input and from its output on.
+    """Convert a calibrated model with other choices than it was prepared with.
+
+    The ranges that the observers saw stay, so one calibration serves every choice.
+
+    Parameters
+    ----------
+    prepared : nn.Module
+        Calibrated, with a :func:`qconfig` of the observer of choice; its choices are changed.
+    weights, activations, bits
+        As for :func:`qconfig`.
+
+    Returns
+    -------
+    nn.Module
+        int8, as if prepared with this qconfig.
+    """
+    made = qconfig(weights=weights, activations=activations, bits=bits)
+    for observer in ptq.observers(prepared).values():
+        observer.quant_max, observer.qscheme = 2**bits - 1, ACTIVATIONS[activations]
+    for module in prepared.modules():
+        if getattr(module, "qconfig", None):
+            module.qconfig = module.qconfig._replace(weight=made.weight)
+    return ptq.convert(prepared)
+
+
+@contextlib.contextmanager
+def replaced(model: nn.Module, name: str, layer: nn.Module) -> Iterator[nn.Module]:
+    """Put a layer into a model for as long as the context lasts.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Changed meanwhile: cheaper than a copy for each layer.
+    name : str
+        Of the module to replace.
+    layer : nn.Module
+    """
+    before = model.get_submodule(name)
+    model.set_submodule(name, layer)
+    try:
+        yield model
+    finally:
+        model.set_submodule(name, before)
+
+
+def alone(
+    fused: nn.Module, images: Tensor, qconfig: tq.QConfig | None = None
+) -> dict[str, nn.Module]:
+    """Quantize every layer for itself, between a Quantize and a DeQuantize.
+
+    One pass calibrates all of them. :func:`replaced` puts one into the float32 model.
 
     Parameters
     ----------
     fused : nn.Module
         As :func:`utils.quantization.fuse` returns it; not changed.
-    name : str
-        Of a layer with weights.
     images : Tensor
         Calibration images, float32, normalised, shape (N, channels, H, W).
     qconfig : QConfig, optional
         Instead of the engine's default.
 
-    Raises
-    ------
-    ValueError
-        For an unknown layer; lists the known ones.
+    Returns
+    -------
+    dict of str to nn.Module
+        By the layer's name: float32 in, float32 out, int8 within.
     """
-    _check_layer(fused, name)
     engine = ptq.set_engine()
     model = copy.deepcopy(fused)
-    layer = tq.QuantWrapper(model.get_submodule(name))
-    layer.qconfig = tq.get_default_qconfig(engine) if qconfig is None else qconfig
-    model.set_submodule(name, layer)
+    names = weighted_layers(fused)
+    for name in names:
+        layer = tq.QuantWrapper(model.get_submodule(name))
+        layer.qconfig = tq.get_default_qconfig(engine) if qconfig is None else qconfig
+        model.set_submodule(name, layer)
     prepared = tq.prepare(model)
     ptq.calibrate(prepared, images)
-    return ptq.convert(prepared)
+    return {name: tq.convert(prepared.get_submodule(name)) for name in names}
 
 
 def round_weights(
@@ -167,7 +222,8 @@ def round_weights(
     Returns
     -------
     nn.Module
-        float32; the layer's weights are the reals ``S q`` that an int8 layer computes with.
+        The layer, float32; its weights are the reals ``S q`` that an int8 layer computes with.
+        :func:`replaced` puts it into the model.
 
     Raises
     ------
@@ -176,8 +232,8 @@ def round_weights(
     """
     _check_layer(fused, name)
     _check(weights, WEIGHTS)
-    model = copy.deepcopy(fused)
-    weight, observer = _weight(model.get_submodule(name)), WEIGHTS[weights]()
+    layer = copy.deepcopy(fused.get_submodule(name))
+    weight, observer = _weight(layer), WEIGHTS[weights]()
     observer(weight)
     scales, zero_points = observer.calculate_qparams()
     zero_points = zero_points.int()
@@ -188,7 +244,7 @@ def round_weights(
         rounded = torch.fake_quantize_per_tensor_affine(weight, scales, zero_points, low, high)
     chosen = slice(None) if channels is None else channels
     weight[chosen] = rounded[chosen]
-    return model
+    return layer
 
 
 def bits_lost(fused: nn.Module, name: str) -> Tensor:
@@ -212,11 +268,12 @@ def bits_lost(fused: nn.Module, name: str) -> Tensor:
     return torch.log2(reach.max() / reach)
 
 
-def quantize_all_but(fused: nn.Module, int8: nn.Module, name: str) -> nn.Module:
-    """Put one layer of an int8 model back to float32, between a DeQuantize and a Quantize.
+def in_float(fused: nn.Module, int8: nn.Module, name: str) -> nn.Module:
+    """Return one layer of an int8 model in float32, between a DeQuantize and a Quantize.
 
     Its output still goes to the codes of the int8 layer, because the next one takes integers: what
-    this saves is the rounding of the weights, not of the output.
+    this saves is the rounding of the weights, not of the output. :func:`replaced` puts it into the
+    int8 model.
 
     Parameters
     ----------
@@ -231,16 +288,15 @@ def quantize_all_but(fused: nn.Module, int8: nn.Module, name: str) -> nn.Module:
         For an unknown layer; lists the known ones.
     """
     _check_layer(fused, name)
-    model = copy.deepcopy(int8)
-    layer = model.get_submodule(name)
+    layer = int8.get_submodule(name)
     again = nnq.Quantize(float(layer.scale), int(layer.zero_point), torch.quint8)
-    mixed = nn.Sequential(nnq.DeQuantize(), copy.deepcopy(fused.get_submodule(name)), again)
-    model.set_submodule(name, mixed)
-    return model
+    return nn.Sequential(nnq.DeQuantize(), fused.get_submodule(name), again)
 
 
-def plant_outlier(model: ResNet18, channel: int, factor: float) -> ResNet18:
-    """Scale one channel inside the first block up, and what reads it down by the same factor.
+def plant_outlier(
+    model: ResNet18, channel: int, factor: float, block: str = "layer1.0"
+) -> ResNet18:
+    """Scale one channel inside a block up, and what reads it down by the same factor.
 
     A ReLU lets a positive factor through, so the float32 function stays the same, to rounding:
     this is cross-layer equalization in reverse (Nagel et al.: Data-Free Quantization Through Weight
@@ -249,32 +305,37 @@ def plant_outlier(model: ResNet18, channel: int, factor: float) -> ResNet18:
     Parameters
     ----------
     model : ResNet18
-        Trained, not fused; not changed.
+        float32, trained, fused or not; not changed.
     channel : int
-        Of the output of ``layer1.0.conv1``.
+        Of the output of the block's ``conv1``.
     factor : float
         Positive.
+    block : str
+        Name of the block.
 
     Raises
     ------
     ValueError
         For a channel that does not exist or a factor that is not positive.
     """
-    channels = model.layer1[0].conv1.out_channels
+    model = copy.deepcopy(model)
+    place = model.get_submodule(block)
+    channels = place.conv2.in_channels
     if not 0 <= channel < channels or factor <= 0:
         raise ValueError(
             f"channel={channel}, factor={factor}: choose 0 to {channels - 1} and a positive factor"
         )
-    model = copy.deepcopy(model)
-    block = model.layer1[0]
+    writes = place.conv1[0] if isinstance(place.conv1, ConvReLU2d) else place.bn1
     with torch.no_grad():
-        block.bn1.weight[channel] *= factor
-        block.bn1.bias[channel] *= factor
-        block.conv2.weight[:, channel] /= factor
+        writes.weight[channel] *= factor
+        writes.bias[channel] *= factor
+        place.conv2.weight[:, channel] /= factor
     return model
 
 
-def diagnose(float_model: nn.Module, int8_model: nn.Module, images: Tensor) -> pd.DataFrame:
+def diagnose(
+    float_model: nn.Module, int8_model: nn.Module, images: Tensor, bits: int | None = None
+) -> pd.DataFrame:
     """Look for what quantization did wrong, layer by layer, on the images the model will meet.
 
     A layer's noise is taken apart: ``own_db`` is what its range and step alone would do to the
@@ -290,6 +351,9 @@ def diagnose(float_model: nn.Module, int8_model: nn.Module, images: Tensor) -> p
         Its int8 twin, with the same names of layers.
     images : Tensor
         float32, shape (N, channels, H, W), normalised as in production; a few hundred.
+    bits : int, optional
+        Of the codes that calibration used, which a converted model no longer tells; by default
+        those of the engine's qconfig, 7 where it reduces the range, else 8.
 
     Returns
     -------
@@ -298,7 +362,8 @@ def diagnose(float_model: nn.Module, int8_model: nn.Module, images: Tensor) -> p
         represent); seen_low, seen_high (of the float32 output); saturated (share of the float32
         values beyond the range); unused (share of the 256 codes that no value took; half of them
         by design where the observer reduced the range); sqnr_db, own_db, weight_db (NaN without
-        weights); verdict ("ok", or the fault in plain words).
+        weights); verdict ("ok", or the fault in plain words; beginning with "note:" if it is worth
+        knowing but no fault).
 
     Raises
     ------
@@ -313,8 +378,10 @@ def diagnose(float_model: nn.Module, int8_model: nn.Module, images: Tensor) -> p
     if any(isinstance(module, nn.BatchNorm2d) for module in float_model.modules()):
         fused = ptq.fuse(float_model)
     exact, coarse = (ptq.layer_outputs(model, images) for model in (fused, int8_model))
+    default = tq.get_default_qconfig(torch.backends.quantized.engine).activation()
+    bits = bits or (7 if default.reduce_range else 8)
     rows = [
-        _diagnose_layer(name, exact[name], coarse[name], fused, int8_model)
+        _diagnose_layer(name, exact[name], coarse[name], fused, int8_model, bits)
         for name in exact
         if hasattr(int8_model.get_submodule(name), "scale")
     ]
@@ -333,9 +400,9 @@ def culprit(table: pd.DataFrame) -> pd.Series | None:
     -------
     Series or None
         A layer that was never calibrated; else the input, since a wrong input spoils every range
-        behind it; else the layer whose own noise is the worst.
+        behind it; else the layer whose own noise is the worst. Notes are no faults.
     """
-    faults = table[table["verdict"] != "ok"]
+    faults = table[has_fault(table)]
     if faults.empty:
         return None
     blind = faults[faults["verdict"].str.startswith("never calibrated")]
@@ -347,13 +414,103 @@ def culprit(table: pd.DataFrame) -> pd.Series | None:
     return faults.loc[faults["own_db"].mask(in_weights, faults["weight_db"]).idxmin()]
 
 
+def has_fault(table: pd.DataFrame) -> pd.Series:
+    """Return which rows of :func:`diagnose`'s table name a fault, neither "ok" nor a note."""
+    return ~table["verdict"].str.match("ok$|note:")
+
+
+def saturated(exact: Tensor, module: nn.Module) -> float:
+    """Return the share of values that lie beyond the range of an int8 layer, by half a step.
+
+    Parameters
+    ----------
+    exact : Tensor
+        What the layer puts out in float32.
+    module : nn.Module
+        The int8 layer.
+    """
+    low, high = _range(module)
+    half = float(module.scale) / 2
+    return ((exact < low - half) | (exact > high + half)).double().mean().item()
+
+
+def cases(
+    fused: nn.Module, pixels: Tensor, labels: Tensor, normalize: nn.Module, draw: int
+) -> Iterator[dict]:
+    """Make int8 models for :func:`diagnose` to judge, half of them healthy, half with a fault.
+
+    Parameters
+    ----------
+    fused : nn.Module
+        Trained, float32.
+    pixels, labels : Tensor
+        Training images, uint8, shape (N, channels, H, W), and their classes, shape (N,).
+    normalize : callable
+        From uint8 pixels to what the model was trained on.
+    draw : int
+        Of the calibration images, the layers and the channels.
+
+    Yields
+    ------
+    dict
+        kind (in words); guilty (the layer to be named, empty for a healthy model); and the
+        arguments float_model, int8_model, images and bits of :func:`diagnose`.
+    """
+    random = torch.Generator().manual_seed(draw)
+    order = torch.randperm(len(pixels), generator=random)
+    few, met = pixels[order[:128]], pixels[order[128:192]]
+
+    def calibrated(x: Tensor, observer: str = "histogram", model: nn.Module = fused) -> nn.Module:
+        prepared = ptq.prepare(model, qconfig=qconfig(observer))
+        ptq.calibrate(prepared, x)
+        return prepared
+
+    def case(kind, int8_model, guilty="", model=fused, images=None, bits=7):
+        images = normalize(met) if images is None else images
+        made = {"float_model": model, "int8_model": int8_model, "images": images, "bits": bits}
+        return {"kind": kind, "guilty": guilty, **made}
+
+    prepared = calibrated(normalize(few))
+    yield case("healthy, per tensor", convert(prepared, weights="per tensor"))
+    yield case("healthy, symmetric", convert(prepared, activations="symmetric"))
+    yield case("healthy, 8 bits", convert(prepared, bits=8), bits=8)
+    healthy = convert(prepared)
+    yield case("healthy, default", healthy)
+    for observer in ("min-max", "moving average", "percentile"):
+        yield case(f"healthy, {observer}", convert(calibrated(normalize(few), observer)))
+    of_class = pixels[labels == draw % 10][:128]
+    yield case("healthy, calibrated on one class", convert(calibrated(normalize(of_class))))
+
+    for kind, x, y in (("0 to 1", few / 255, met / 255), ("raw", few.float(), met.float())):
+        yield case(f"calibrated on pixels {kind}", convert(calibrated(x)), "quant")
+        yield case(f"used on pixels {kind}", healthy, "quant", images=y)
+    names = list(ptq.observers(prepared))
+    blocks = [name.removesuffix(".add_relu") for name in names if name.endswith("add_relu")]
+    for factor in (32, 128):
+        name = names[torch.randint(len(names), (), generator=random)]
+        forgotten = copy.deepcopy(healthy)
+        layer = forgotten.get_submodule(name)
+        layer.scale, layer.zero_point = 1.0, 0  # what convert() gives an observer without data
+        yield case("forgotten observer", forgotten, name)
+        block = blocks[torch.randint(len(blocks), (), generator=random)]
+        channel = bits_lost(fused, f"{block}.conv1").argsort()[draw].item()  # a wide one
+        planted = plant_outlier(fused, channel, factor, block)
+        int8_model = convert(calibrated(normalize(few), "min-max", planted))
+        yield case(f"outlier channel, factor {factor}", int8_model, f"{block}.conv1", planted)
+
+
+def _range(module: nn.Module) -> tuple[float, float]:
+    scale, zero_point = float(module.scale), int(module.zero_point)
+    return scale * (0 - zero_point), scale * (CODES - 1 - zero_point)
+
+
 def _diagnose_layer(
-    name: str, exact: Tensor, coarse: Tensor, fused: nn.Module, int8_model: nn.Module
+    name: str, exact: Tensor, coarse: Tensor, fused: nn.Module, int8_model: nn.Module, bits: int
 ) -> dict:
     module = int8_model.get_submodule(name)
     scale, zero_point = float(module.scale), int(module.zero_point)
-    low, high = scale * (0 - zero_point), scale * (CODES - 1 - zero_point)
-    half = scale / 2
+    low, high = _range(module)
+    codes = torch.round(coarse / scale + zero_point).flatten().int()
     rounded = torch.fake_quantize_per_tensor_affine(exact, scale, zero_point, 0, CODES - 1)
     row = {
         "layer": name,
@@ -361,8 +518,8 @@ def _diagnose_layer(
         "high": high,
         "seen_low": exact.min().item(),
         "seen_high": exact.max().item(),
-        "saturated": ((exact < low - half) | (exact > high + half)).double().mean().item(),
-        "unused": 1 - len(torch.round(coarse / scale).unique()) / CODES,
+        "saturated": saturated(exact, module),
+        "unused": (torch.bincount(codes, minlength=CODES) == 0).double().mean().item(),
         "sqnr_db": ptq.sqnr(exact, coarse),
         "own_db": _channel_sqnr(exact.transpose(0, 1), rounded.transpose(0, 1)).median().item(),
         "weight_db": float("nan"),
@@ -370,16 +527,27 @@ def _diagnose_layer(
     if hasattr(module, "weight"):
         weight, quantized = _weight(fused.get_submodule(name)), module.weight()
         row["weight_db"] = _channel_sqnr(weight, quantized.dequantize()).median().item()
-    return row | {"verdict": _verdict(row, scale, zero_point, exact, module)}
+    weak = min(row["own_db"], ptq.sqnr(exact, rounded)) < WEAK_DB  # or a few channels are cut off
+    return row | {"verdict": _verdict(row, exact, module, bits, weak)}
 
 
-def _verdict(row: dict, scale: float, zero_point: int, exact: Tensor, module: nn.Module) -> str:
+def _verdict(row: dict, exact: Tensor, module: nn.Module, bits: int, weak: bool) -> str:
+    scale, zero_point = float(module.scale), int(module.zero_point)
     if (scale, zero_point) == (1.0, 0):
         return "never calibrated: scale 1 and zero point 0 are what an observer without data gives"
     is_input = isinstance(module, nnq.Quantize)
     if row["saturated"] > SATURATED:
         cause = "normalised as for the calibration?" if is_input else "calibrated on other data?"
-        return f"range too narrow: {row['saturated']:.1%} of the values lie beyond it; {cause}"
+        note = "" if weak else "note: "
+        return (
+            f"{note}range too narrow: {row['saturated']:.1%} of the values lie beyond it; {cause}"
+        )
+    used = (row["seen_high"] - row["seen_low"]) / (scale * (2**bits - 1))
+    if is_input and used < UNUSED_INPUT:
+        return (
+            f"range too wide: the input uses {used:.0%} of what the model was calibrated for; "
+            f"normalised as for the calibration?"
+        )
     if row["own_db"] < WEAK_DB:
         ranges = exact.abs().transpose(0, 1).flatten(1).amax(1)
         times = (ranges.max() / ranges.median()).item()
@@ -394,8 +562,9 @@ def _verdict(row: dict, scale: float, zero_point: int, exact: Tensor, module: nn
         if weight.qscheme() == torch.per_tensor_affine:
             codes = weight.int_repr().abs().flatten(1).amax(1).double()
             weakest = codes.argmin()
-            bits = 1 + torch.log2(codes[weakest].clamp(min=1)).item()
-            return f"per-tensor weights: channel {weakest} is left with {bits:.1f} of 8 bits"
+            left = 1 + torch.log2(codes[weakest].clamp(min=1)).item()
+            note = "" if row["weight_db"] < WEAK_DB else "note: "
+            return f"{note}per-tensor weights: channel {weakest} is left with {left:.1f} of 8 bits"
     return "ok"
 
 

@@ -43,7 +43,9 @@ def sweep(
         Takes one value of each row of the grid by name; returns one row or several, as mappings
         from column to a number or a string.
     made_by : mapping
-        What else decides the result and JSON can hold: keys of recipes, numbers of images.
+        What else decides the result and JSON can hold: each model's
+        :func:`~utils.models.weights_hash` (a recipe is not enough: the same one, trained again on
+        another device, gives other weights), numbers of images.
     **grid : sequence
         Values of each parameter; the last one changes fastest.
 
@@ -90,14 +92,15 @@ def _read(path: Path) -> pd.DataFrame:
         ) from error
 
 
-def _sources(run: Callable) -> list[str]:
+def _sources(run: Callable, seen: tuple[Callable, ...] = ()) -> list[str]:
     """Source text of a function, and the functions and plain values of its module that it uses."""
     used = inspect.getclosurevars(run).globals
-    functions = [f for f in used.values() if inspect.isfunction(f)]
-    beside = [inspect.getsource(f) for f in functions if f.__module__ == run.__module__]
     plain = (bool, int, float, str, list, tuple)
-    values = [f"{name}={value!r}" for name, value in used.items() if isinstance(value, plain)]
-    return [inspect.getsource(run), *sorted(beside), *sorted(values)]
+    beside = [f"{name}={value!r}" for name, value in used.items() if isinstance(value, plain)]
+    for f in used.values():
+        if inspect.isfunction(f) and f.__module__ == run.__module__ and f not in (*seen, run):
+            beside += _sources(f, (*seen, run))
+    return [inspect.getsource(run), *sorted(beside)]
 
 
 @functools.cache

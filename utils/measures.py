@@ -1,8 +1,11 @@
 """How far two models are apart beyond top-1: margins, divergence, calibration, with intervals."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import torch.nn.functional as F
+from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 from torch import Tensor
 
@@ -120,13 +123,18 @@ def per_image(logits: Tensor, labels: Tensor) -> pd.DataFrame:
 
 
 def changes(
-    float_logits: Tensor, int8_logits: Tensor, labels: Tensor, draws: int = 500, seed: int = 0
+    float_logits: Tensor,
+    int8_logits: Tensor,
+    labels: Tensor,
+    twins: tuple[Tensor, Tensor],
+    draws: int = 500,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Say by how much each measure moves from float32 to int8, and how sure that is.
 
-    The intervals are of the paired bootstrap: images are drawn with replacement, and both models
+    The intervals are of the paired bootstrap: images are drawn with replacement, and all models
     are scored on the same draw (Efron and Tibshirani: An Introduction to the Bootstrap, 1993,
-    chapter 13).
+    chapter 13). They hold the chance in the choice of test images alone.
 
     Parameters
     ----------
@@ -134,6 +142,9 @@ def changes(
         Floating point, shape (N, classes).
     labels : Tensor
         int64, shape (N,).
+    twins : (Tensor, Tensor)
+        Logits of two int8 models that are equally good, for instance calibrated on two draws.
+        Flips and divergence cannot be negative, so what the twins differ by stands for zero.
     draws : int
         Of the bootstrap.
     seed : int
@@ -144,25 +155,22 @@ def changes(
         A row a measure: measure, change (int8 - float32), low, high (95 % interval), and moved: the
         change over half the width of its interval, so that beyond 1 it is more than chance. The
         measures are those of :func:`scores`, and flips (share of predictions that differ) and
-        divergence (mean, nats), which are 0 for equal models.
+        divergence (mean, nats), each between float32 and int8 less that between the twins; for
+        these two only more than the twins counts as moved.
 
     Raises
     ------
     ValueError
         If the shapes do not fit.
     """
-    if float_logits.shape != int8_logits.shape or float_logits.shape[:1] != labels.shape:
+    shapes = {tuple(logits.shape) for logits in (float_logits, int8_logits, *twins)}
+    if len(shapes) > 1 or float_logits.shape[:1] != labels.shape:
         raise ValueError(
-            f"shapes {tuple(float_logits.shape)}, {tuple(int8_logits.shape)} and labels "
-            f"{tuple(labels.shape)} do not describe the same images"
+            f"logits of shapes {sorted(shapes)} and labels {tuple(labels.shape)} do not describe "
+            f"the same images"
         )
     before, after = per_image(float_logits, labels), per_image(int8_logits, labels)
-    apart = pd.DataFrame(
-        {
-            "flips": (float_logits.argmax(1) != int8_logits.argmax(1)).numpy(),
-            "divergence": divergence(float_logits, int8_logits).numpy(),
-        }
-    )
+    apart = _apart(float_logits, int8_logits) - _apart(*twins)
 
     def moved(chosen: np.ndarray | slice) -> dict[str, float]:
         was, now = scores(before.iloc[chosen]), scores(after.iloc[chosen])
@@ -176,11 +184,18 @@ def changes(
     table = pd.DataFrame({"change": change, "low": drawn.quantile(0.025)})
     table["high"] = drawn.quantile(0.975)
     half = (table["high"] - table["low"]) / 2
-    table["moved"] = (table["change"].abs() / half.where(half > 0)).fillna(0.0)  # nothing moved: 0
+    size = change.abs()
+    size[apart.columns] = change[apart.columns].clip(lower=0)
+    table["moved"] = (size / half.where(half > 0)).fillna(0.0)  # nothing moved: 0
     return table.rename_axis("measure").reset_index()
 
 
-def cost(float_logits: Tensor, int8_logits: Tensor, labels: Tensor) -> dict[str, float]:
+def _apart(one: Tensor, other: Tensor) -> pd.DataFrame:
+    flips = (one.argmax(1) != other.argmax(1)).double()
+    return pd.DataFrame({"flips": flips.numpy(), "divergence": divergence(one, other).numpy()})
+
+
+def cost(float_logits: Tensor, int8_logits: Tensor, labels: Tensor) -> dict:
     """Say in a few numbers what quantization changed on the same images.
 
     Parameters
@@ -192,17 +207,22 @@ def cost(float_logits: Tensor, int8_logits: Tensor, labels: Tensor) -> dict[str,
 
     Returns
     -------
-    dict of str to float
+    dict
         sqnr_db (of the logits), divergence (mean, nats), flips (share of the predictions), points
-        (accuracy of int8 less that of float32, in percent), p (McNemar's, exact).
+        (accuracy of int8 less that of float32, in percent), p (McNemar's, exact), tested (number of
+        images), lost and won (lists: which images only float32, only int8 classifies correctly).
     """
     paired = compare(float_logits, int8_logits, labels)
+    right, still = (logits.argmax(1) == labels for logits in (float_logits, int8_logits))
     return {
         "sqnr_db": sqnr(float_logits, int8_logits),
         "divergence": divergence(float_logits, int8_logits).mean().item(),
         "flips": paired.flips / paired.images,
         "points": 100 * paired.difference,
         "p": paired.mcnemar_p,
+        "tested": paired.images,
+        "lost": (right & ~still).nonzero().flatten().tolist(),
+        "won": (still & ~right).nonzero().flatten().tolist(),
     }
 
 
@@ -280,4 +300,86 @@ def summarize(table: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
         (*(key if isinstance(key, tuple) else (key,)), *mean_interval(group[value]))
         for key, group in table.groupby(by, sort=False)
     ]
+    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high"])
+
+
+def points_interval(
+    lost: Sequence[Sequence[int]],
+    won: Sequence[Sequence[int]],
+    images: int,
+    each: int | None = None,
+    repeats: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Return a change of accuracy and its 95 % interval over test images *and* draws.
+
+    Images and draws are resampled independently, and the two deviations added. This is a little too
+    cautious, because the draws' differences contain noise of the images already (Owen: The
+    pigeonhole bootstrap, Annals of Applied Statistics 2007). Half an image lost and half an image
+    won are added, as in :func:`utils.statistics.compare`, so that few flips do not look like
+    certainty. Few draws underrate their own spread: it is widened as Student's t asks (Hesterberg:
+    What Teachers Should Know About the Bootstrap, The American Statistician 2015).
+
+    Parameters
+    ----------
+    lost, won : sequence of sequences of int
+        For each draw (a model with calibration images of its own), which images only float32, only
+        int8 classifies correctly. The two models are those of :func:`cost`; for two int8 models A
+        and B, join A's won to B's lost and A's lost to B's won.
+    images : int
+        In all; ``lost`` and ``won`` are numbers below it.
+    each : int, optional
+        Images that each draw was tested on, if each had a part of its own; by default all.
+    repeats, seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    mean, low, high : float
+        In points (percent), int8 - float32.
+    """
+    known = np.unique(np.concatenate([*lost, *won]).astype(int))
+    change = np.zeros((len(lost), len(known) + 2))
+    for row, (minus, plus) in enumerate(zip(lost, won, strict=True)):
+        np.add.at(change[row], np.searchsorted(known, np.asarray(minus, int)), -1)
+        np.add.at(change[row], np.searchsorted(known, np.asarray(plus, int)), 1)
+    change *= images / (each or images)
+    mean = change.mean(0).sum() / images
+    change[:, -2:] = -1, 1  # the halves of an image
+    odds = np.array([1.0] * len(known) + [0.5, 0.5, images + 1 - len(known)]) / (images + 2)
+    random = np.random.default_rng(seed)
+    times = random.multinomial(images + 2, odds, repeats)[:, :-1]
+    n = len(lost)
+    found = times @ change.mean(0)
+    if n > 1:
+        wider = stats.t.ppf(0.975, n - 1) / stats.norm.ppf(0.975) * np.sqrt(n / (n - 1))
+        away = change.sum(1) - change.sum(1).mean()
+        found += wider * random.multinomial(n, np.full(n, 1 / n), repeats) @ away / n
+    found /= images + 2
+    low, high = np.quantile(found, [0.025, 0.975])
+    return 100 * float(mean), 100 * float(low), 100 * float(high)
+
+
+def summarize_points(table: pd.DataFrame, by: list[str], images: int | None = None) -> pd.DataFrame:
+    """Return the change of accuracy of each group with :func:`points_interval`'s interval.
+
+    Parameters
+    ----------
+    table : DataFrame
+        A row for each draw, with the columns tested, lost and won of :func:`cost`.
+    by : list of str
+        Columns that name a group; the order of appearance is kept.
+    images : int, optional
+        In all, if each draw was tested on a part of its own; lost and won then count from there.
+
+    Returns
+    -------
+    DataFrame
+        The columns of ``by``, then mean, low and high, in points.
+    """
+    rows = []
+    for key, group in table.groupby(by, sort=False):
+        each = int(group["tested"].iloc[0])
+        found = points_interval(group["lost"], group["won"], images or each, each)
+        rows.append((*(key if isinstance(key, tuple) else (key,)), *found))
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high"])

@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 from numpy import histogram, linspace, median
 from pandas import DataFrame
 
+from utils.diagnosis import has_fault
 from utils.plots import ACCENT, FLOAT, GREY, INT8, STYLE, figure, label
 
 # Lines that are all int8 differ in color, marker and dashes: any two can be told apart in grey.
@@ -71,7 +72,7 @@ def measures_moved(table: DataFrame) -> tuple[Figure, str]:
     ----------
     table : DataFrame
         Columns dataset, bits, measure and moved: the change over half the width of its 95 %
-        interval, so that above 1 the interval does not hold zero.
+        interval, so that above 1 the interval does not contain zero.
 
     Returns
     -------
@@ -351,7 +352,7 @@ def diagnosis(table: DataFrame, title: str) -> tuple[Figure, str]:
         ("weight_db", "these weights alone", {**LOOKS[2], "linestyle": ""}),
     ):
         ax.plot(x, table[column], label=name, markersize=5, **look)
-    faults = [row for row in x if table["verdict"].iloc[row] != "ok"]
+    faults = [row for row in x if has_fault(table).iloc[row]]
     for row in faults:
         ax.axvspan(row - 0.4, row + 0.4, facecolor="none", edgecolor="#555555", hatch="///", lw=0)
     ax.set_xticks(list(x), table["layer"], rotation=60, ha="right", fontsize=8)

@@ -88,6 +88,33 @@ def compare(logits_a: Tensor, logits_b: Tensor, labels: Tensor) -> Comparison:
     )
 
 
+def verdict(paired: Comparison, a: str = "float32", b: str = "int8") -> str:
+    """Say in a sentence whether these images can tell the two classifiers apart.
+
+    Parameters
+    ----------
+    paired : Comparison
+    a, b : str
+        Names of the classifiers.
+
+    Returns
+    -------
+    str
+        A loss or a gain of B where McNemar's p is below 0.05, else that they cannot tell.
+    """
+    p = f"McNemar's p = {paired.mcnemar_p:.2g}"
+    if paired.mcnemar_p >= 0.05:
+        return (
+            f"{paired.images:,} images cannot tell {b} from {a}: chance alone would often give "
+            f"such a difference ({p})."
+        )
+    change = "loses" if paired.difference < 0 else "gains"
+    return (
+        f"{b} {change} {abs(100 * paired.difference):.2f} points against {a}, which is more than "
+        f"chance in the choice of {paired.images:,} images explains ({p})."
+    )
+
+
 def mcnemar_p(a_only: int, b_only: int) -> float:
     """Return the exact two-sided p value of McNemar's test (1947).
 
