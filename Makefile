@@ -1,5 +1,7 @@
 # Each target makes .venv itself when it is missing or older than the requirements.
 PYTHON ?= python3
+# Threads that wait do not spin: beside another busy program that costs far more than it saves.
+export OMP_WAIT_POLICY ?= PASSIVE
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help

@@ -30,7 +30,6 @@ from utils.models import weights_hash
 SAMPLE_SECONDS = 0.02  # a variant's turn is as many calls as fit in this time
 LONG_SECONDS = 0.1  # for such a call it hardly matters that the caches are not its own yet
 WARMUP_SECONDS = 2.0  # at most, until calls stop becoming faster
-ENOUGH_ROUNDS = 20  # for a bootstrap; of fewer, the range is reported
 ENOUGH_CALLS = {0.9: 20, 0.99: 100}  # for a percentile: at least one or two calls lie beyond it
 BUSY = 0.25  # a wider spread of the rounds, relative to their median, is not the model's own
 LIMITS = {"float32": 1e-3, "int8": 0.2}  # relative error of the logits that is still the same model
@@ -106,7 +105,7 @@ def latency(
                     ms = (timer() - before) * 1e3
                     rows.append((name, len(inputs), threads, number, call, ms))
             over = seconds is not None and timer() - start > seconds
-            if over and number + 1 >= ENOUGH_ROUNDS:
+            if over and number + 1 >= results.ENOUGH_ROUNDS:
                 break
     return pd.DataFrame(rows, columns=["variant", "batch", "threads", "round", "call", "ms"])
 
@@ -273,7 +272,7 @@ def headline(
     images: Tensor,
     *,
     processes: int = 3,
-    rounds: int = ENOUGH_ROUNDS,
+    rounds: int = results.ENOUGH_ROUNDS,
     limit: float = 300,
 ) -> pd.DataFrame:
     """Repeat verdicts in fresh processes, so that their intervals cover processes as well.
@@ -345,7 +344,7 @@ def interval(ratios: np.ndarray) -> tuple[float, float]:
     """
     ratios = np.atleast_2d(ratios)
     processes, rounds = ratios.shape
-    if rounds < ENOUGH_ROUNDS:
+    if rounds < results.ENOUGH_ROUNDS:
         return float(ratios.min()), float(ratios.max())
     draw = np.random.default_rng(0)
     process = draw.integers(processes, size=(2000, processes, 1))
@@ -385,7 +384,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 def interval_name(rounds: int) -> str:
     """Return what :func:`interval` is called with so many rounds."""
-    return "95 % interval" if rounds >= ENOUGH_ROUNDS else f"range of {rounds} rounds"
+    return "95 % interval" if rounds >= results.ENOUGH_ROUNDS else f"range of {rounds} rounds"
 
 
 def busy(summary: pd.DataFrame) -> str:

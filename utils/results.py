@@ -15,7 +15,7 @@ from utils.variants import VARIANTS
 
 REFERENCE = PROJECT / "results"
 START, END = "<!-- results: generated, do not edit -->", "<!-- end of results -->"
-ENOUGH_ROUNDS = 20  # fewer give a range, not an interval
+ENOUGH_ROUNDS = 20  # for a bootstrap interval; of fewer, the range is reported
 SOURCES = ("03_fusion_and_calibration", "04_cpu_benchmark")  # what the summary is made of
 
 
