@@ -1,7 +1,7 @@
 # Each target makes .venv itself when it is missing or older than the requirements.
 PYTHON ?= python3
-# Threads that wait do not spin: beside another busy program that costs far more than it saves.
-export OMP_WAIT_POLICY ?= PASSIVE
+# How long a waiting thread of libgomp keeps its core busy; utils/__init__.py says why.
+export GOMP_SPINCOUNT ?= 10000
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help

@@ -6,6 +6,7 @@ in which the threads of torch can wait for one another. Run it on a machine that
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -22,8 +23,9 @@ SETTINGS = {  # of libgomp, which serves torch's loops, oneDNN and MKL on Linux
     "spin 1,000": {"GOMP_SPINCOUNT": "1000"},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     "one thread": {"OMP_NUM_THREADS": "1"},
+    "the course's": {"GOMP_SPINCOUNT": "10000", "BUSY_IDLE_CORES": "1"},  # as training does it
 }
-CLEARED = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
+CLEARED = ("BUSY_IDLE_CORES", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
 # Ends with the process that started it, however that ended.
 LOOP = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 LOADS = ("alone", "busy loop", "copy")
@@ -40,17 +42,22 @@ def work(batch: int, calls: int | None):
     optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9, nesterov=True, fused=True)
     x, y = torch.randn(batch, 1, 28, 28), torch.arange(batch) % 10
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=training.bf16_helps("cpu"))
+    idle_cores = "BUSY_IDLE_CORES" in os.environ
+    threads = training.threads_for_idle_cores if idle_cores else contextlib.nullcontext
     parent = os.getppid()
     for _ in range(calls) if calls else iter(lambda: os.getppid() == parent, False):
         marks = [time.perf_counter()]
         net.train()
-        with training.without_padding_work(net), autocast:
-            loss = F.cross_entropy(net(x), y)
+        with threads(), training.without_padding_work(net):
+            with autocast:
+                loss = F.cross_entropy(net(x), y)
             optimizer.zero_grad()
             loss.backward()
-        optimizer.step()
+            optimizer.step()
         marks.append(time.perf_counter())
-        training.predict(net, x)
+        net.eval()
+        with threads(), torch.inference_mode():
+            net(x)
         marks.append(time.perf_counter())
         yield [1e3 * (b - a) for a, b in itertools.pairwise(marks)]
 

@@ -100,12 +100,11 @@ def test_seed_everything_seeds_all_three_generators():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have another OpenMP")
-@pytest.mark.parametrize(("wanted", "spins"), [("", "'0'"), ("active", "'30000000000'")])
-def test_threads_wait_passively_unless_asked_otherwise(wanted, spins):
-    environ = {
-        k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS")
-    }
-    environ |= {"OMP_DISPLAY_ENV": "verbose"} | ({"OMP_WAIT_POLICY": wanted} if wanted else {})
+@pytest.mark.parametrize(("wanted", "spins"), [("", "'10000'"), ("777", "'777'")])
+def test_waiting_threads_spin_briefly_unless_asked_otherwise(wanted, spins):
+    unset = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "GOMP_SPINCOUNT")
+    environ = {k: v for k, v in os.environ.items() if k not in unset}
+    environ |= {"OMP_DISPLAY_ENV": "verbose"} | ({"GOMP_SPINCOUNT": wanted} if wanted else {})
     command = [sys.executable, "-c", "import utils.settings"]
     run = subprocess.run(command, cwd=PROJECT, env=environ, stderr=subprocess.PIPE, text=True)
     said = [line for line in run.stderr.splitlines() if "GOMP_SPINCOUNT" in line]

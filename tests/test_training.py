@@ -626,3 +626,19 @@ def test_convolutions_it_does_not_know_are_left_as_they_are(keywords):
     with training.without_padding_work(conv):
         found = conv(x)
     assert torch.equal(found, conv(x))
+
+
+@pytest.mark.parametrize(("busy", "threads"), [(0, 4), (24, 3), (50, 2), (100, 1)])
+def test_threads_are_no_more_than_the_idle_cores(monkeypatch, busy, threads):
+    monkeypatch.setattr(training.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(training.psutil, "cpu_percent", lambda _: busy)
+    training._idle_cores.cache_clear()
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        with training.threads_for_idle_cores():
+            assert torch.get_num_threads() == threads
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+        training._idle_cores.cache_clear()

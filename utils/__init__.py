@@ -8,7 +8,8 @@ import os
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
-# Threads of OpenMP that wait for one another keep their cores busy by default. Beside a second busy
-# process the others then wait for a thread that cannot run: benchmarks/busy.py measures the cost.
-# Read when torch is first imported, so a notebook needs it from the process that starts its kernel.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A thread of OpenMP that waits for the others keeps its core busy for a while. Without a limit,
+# two processes on the same cores can slow each other down thirty times; waiting passively costs a
+# quiet machine a quarter of its speed. This limit costs it nothing (benchmarks/busy.py measures
+# it). Read when torch is first imported, so a notebook needs it from what starts its kernel.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -97,13 +98,13 @@ def recipe_for(settings: Settings, dataset: Dataset, *, short: bool = False) -> 
         no shorter one.
     """
     images = len(dataset.train_images)
-    epochs = 8
+    epochs = 10 if dataset.name == "mnist" else 8
     if dataset.is_fallback:
         epochs = 3 if settings.quick else 8
     elif settings.quick or short:
         images, epochs = (4_000 if settings.quick else 24_000), 1
     recipe = Recipe(dataset.source, images, epochs, seed=settings.seed)
-    if images <= 5_000:  # so few steps at the full rate leave weights that int8 rounds badly
+    if images * epochs < 50_000:  # so few steps at the full rate leave weights that round badly
         recipe = replace(recipe, peak_lr=0.04)
     if dataset.name != "mnist":  # clothes and photographs stand upright, at one size
         recipe = replace(recipe, max_degrees=0.0, max_scale=0.0)
@@ -117,6 +118,29 @@ def bf16_helps(device: str) -> bool:
     return device == "cpu" and bool(
         {"avx512_bf16", "amx_bf16", "arm_bf16"} & set(cpu()["instruction_sets"])
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _idle_cores(_half_minute: int) -> int:
+    """How many cores nobody uses; measured anew every half a minute."""
+    return round((os.cpu_count() or 1) * (1 - psutil.cpu_percent(0.1) / 100))
+
+
+@contextlib.contextmanager
+def threads_for_idle_cores() -> Iterator[None]:
+    """Use no more threads in this block than there are idle cores, but at least one.
+
+    All threads wait for the slowest, and that is the one that shares its core with another busy
+    program: two threads on two cores of which one is taken are slower than one
+    (``benchmarks/busy.py`` measures it).
+    """
+    before = torch.get_num_threads()
+    if before > 1:
+        torch.set_num_threads(min(before, max(1, _idle_cores(int(time.monotonic() / 30)))))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
@@ -350,7 +374,11 @@ def _train_epoch(model, data, recipe, normalize, optimizer, schedule, generator,
         leave=False,
         **({"disable": True} if rank else {}),
     )
-    with without_padding_work(model), _with_batch_statistics_of_all(model):
+    with (
+        threads_for_idle_cores(),
+        without_padding_work(model),
+        _with_batch_statistics_of_all(model),
+    ):
         for step, chosen in enumerate(bar, start=1):
             images = random_affine(
                 data.train_images[chosen],
@@ -406,7 +434,7 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
     if not len(images):
         raise ValueError("no images to classify: the slice or the data set is empty")
     model.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), threads_for_idle_cores():
         return torch.cat([model(batch).float() for batch in batches(images, size=batch_size)])
 
 
