@@ -1228,8 +1228,9 @@ def roofline(
             look |= STYLE[colors[dtype]] | {"markersize": 6.5, "alpha": 0.85}
             ax.plot(here["intensity"], here["rate"], label=f"{dtype} layers", **look)
             for row in here[here["layer"].isin(labeled)].itertuples():
-                side = (-6, "right") if dtype == "int8" else (6, "left")  # seldom on one another
-                where = {"xytext": (side[0], -3), "textcoords": "offset points", "ha": side[1]}
+                # Above and left of int8, below and right of float32: seldom on one another.
+                x, y, side = (-5, 4, "right") if dtype == "int8" else (5, -10, "left")
+                where = {"xytext": (x, y), "textcoords": "offset points", "ha": side}
                 text = {"fontsize": 8, "path_effects": [halo]}
                 ax.annotate(row.layer, (row.intensity, row.rate), **where, **text)
             share = (here["rate"] / minimum(peak, here["intensity"] * bandwidth)).median()
