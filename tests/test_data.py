@@ -350,7 +350,12 @@ def test_names_that_are_never_resolved_do_not_hold_up_the_fallback(course, archi
     """A network whose DNS hangs: looking up a name has no time limit of its own."""
     archives[0].unlink()
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://mirror.invalid/"])
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(60))
+
+    def hang(*_, **__):
+        time.sleep(60)
+        raise OSError("no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
     monkeypatch.setattr(data, "PROBE_SECONDS", 1)
     start = time.monotonic()
     assert data.load(full(course), announce=False).is_fallback

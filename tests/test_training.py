@@ -347,13 +347,16 @@ def test_recipe_for(course, digits, profile, fallback, short, images):
     assert (recipe.data_source, recipe.seed) == (dataset.source, 3)
 
 
-def test_harder_data_is_trained_for_longer_and_digits_keep_their_recipe(course, digits):
+def test_each_data_set_gets_its_recipe(course, digits):
     full = dataclasses.replace(course, profile="full")
     pixels = torch.zeros((), dtype=torch.uint8).expand(60_000, 1, 28, 28)
     mnist = dataclasses.replace(digits, source="MNIST (torchvision)", train_images=pixels)
     fashion = dataclasses.replace(mnist, name="fashion", source="Fashion-MNIST (torchvision)")
-    assert training.recipe_for(full, mnist).epochs == 6
-    assert training.recipe_for(full, fashion).epochs == 12
+    digit, clothes = (training.recipe_for(full, dataset) for dataset in (mnist, fashion))
+    assert digit.epochs == clothes.epochs == 10
+    assert digit.max_degrees > 0 == clothes.max_degrees  # clothes stand upright
+    few = training.recipe_for(full, digits)
+    assert few.peak_lr == clothes.peak_lr < digit.peak_lr
 
 
 def test_the_network_takes_the_channels_of_the_data(few, recipe):
