@@ -337,3 +337,11 @@ def test_committed_reference_results_are_strict_json():
 
     for path in results.REFERENCE.glob("*.json"):
         json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(1.1, 1.3, "faster"), (0.9, 1.3, "as fast: a tie"), (0.7, 0.9, "as fast: slower")],
+)
+def test_a_ratio_whose_interval_contains_one_is_a_tie(low, high, words):
+    assert results.faster(1.2, low, high) == f"1.20 times {words} ({low:.2f} to {high:.2f})"

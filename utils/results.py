@@ -231,15 +231,16 @@ def headline(summary: dict) -> pd.DataFrame:
                     f"latency, batch {batch}, against float32 {kind}",
                     f"{slow:.2f} ms",
                     f"{fast:.2f} ms",
-                    f"{faster(s[f'against_{key}_{where}'])} ({low:.2f} to {high:.2f})",
+                    faster(s[f"against_{key}_{where}"], low, high),
                 )
             )
     return pd.DataFrame(rows, columns=["", "float32", "int8", "change"])
 
 
-def faster(ratio: float) -> str:
-    """Say in words what a speed-up is, below 1 as well."""
-    return f"{ratio:.2f} times {'as fast: slower' if ratio < 1 else 'faster'}"
+def faster(ratio: float, low: float, high: float) -> str:
+    """Say in words what a speed-up is: faster, slower, or a tie if its interval contains 1."""
+    words = "faster" if low > 1 else "as fast: slower" if high < 1 else "as fast: a tie"
+    return f"{ratio:.2f} times {words} ({low:.2f} to {high:.2f})"
 
 
 def markdown(table: pd.DataFrame) -> str:
