@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from utils import data, quantization, settings, statistics
+from utils import comparison, data, quantization, settings
 from utils.models import ResNet18
 
 torch.set_num_threads(1)  # threads that wait for a shared core make small models 50 times slower
@@ -68,7 +68,7 @@ def records():
         "runtimes": {"OpenVINO": "2026.4.1"},
         "commit": "0123456789abcdef0123456789abcdef01234567+changes",
     }
-    paired = statistics.Comparison(
+    paired = comparison.Comparison(
         images=1000,
         accuracy_a=0.99,
         accuracy_b=0.985,

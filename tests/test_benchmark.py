@@ -13,11 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from utils import benchmark, quantization, training, variants
-from utils.benchmark import BenchmarkError
-from utils.isolation import Outcome
+from utils import quantization, timing, training
+from utils.lab import benchmark, footprint, roofline, runtimes
+from utils.lab.isolation import Outcome
+from utils.lab.runtimes import VariantError
 from utils.models import STAGES
-from utils.variants import VariantError
+from utils.timing import BenchmarkError
 
 X = torch.zeros(2, 1, 4, 4)
 LOGITS = torch.tensor([[3.0, 4.0], [0.0, 0.0]])  # of norm 5
@@ -25,14 +26,15 @@ LOGITS = torch.tensor([[3.0, 4.0], [0.0, 0.0]])  # of norm 5
 
 @pytest.fixture
 def one_call_a_turn(monkeypatch):
-    monkeypatch.setattr(benchmark, "SAMPLE_SECONDS", 1e-9)
+    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 1e-9)
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that stands still but for the models that move it."""
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(benchmark, "timer", lambda: clock.now)
+    monkeypatch.setattr(timing, "timer", lambda: clock.now)
+    monkeypatch.setattr(roofline, "timer", lambda: clock.now)
     return clock
 
 
@@ -66,7 +68,7 @@ def constant(logits=LOGITS):
 
 
 def test_every_call_is_in_the_table(one_call_a_turn):
-    samples = benchmark.latency({"a": torch.sin, "b": torch.cos}, X, rounds=3)
+    samples = timing.latency({"a": torch.sin, "b": torch.cos}, X, rounds=3)
     assert list(samples.columns) == ["variant", "batch", "threads", "round", "call", "ms"]
     assert samples["variant"].tolist() == ["a", "b"] * 3
     assert samples["round"].tolist() == [0, 0, 1, 1, 2, 2]
@@ -78,20 +80,20 @@ def test_every_call_is_in_the_table(one_call_a_turn):
 
 def test_what_the_clock_says_is_in_the_table(takes, one_call_a_turn):
     models = {"a": takes(3, jitter=0), "b": takes(0.5, jitter=0)}
-    samples = benchmark.latency(models, X, rounds=2)
+    samples = timing.latency(models, X, rounds=2)
     assert samples["ms"].tolist() == pytest.approx([3, 0.5, 3, 0.5])
 
 
 def test_variants_take_turns(one_call_a_turn):
     calls = []
     models = {name: lambda x, name=name: calls.append(name) for name in "abc"}
-    benchmark.latency(models, X, rounds=4)
+    timing.latency(models, X, rounds=4)
     turns = [name for name, _ in itertools.groupby(calls)]
     assert turns == ["a", "b", "c"] * (1 + 4)  # warm-up, then the rounds
 
 
 def test_a_turn_is_as_many_calls_as_fit_in_its_time(takes):
-    samples = benchmark.latency({"a": takes(4, jitter=0), "b": takes(30, jitter=0)}, X, rounds=2)
+    samples = timing.latency({"a": takes(4, jitter=0), "b": takes(30, jitter=0)}, X, rounds=2)
     counts = samples.groupby(["variant", "round"])["call"].agg(list).to_dict()
     five = [0, 1, 2, 3, 4]
     assert counts == {("a", 0): five, ("a", 1): five, ("b", 0): [0], ("b", 1): [0]}
@@ -108,7 +110,7 @@ def test_the_first_call_of_a_turn_does_not_count(clock, one_call_a_turn):
 
         return run
 
-    samples = benchmark.latency({name: model(name) for name in "ab"}, X, rounds=3)
+    samples = timing.latency({name: model(name) for name in "ab"}, X, rounds=3)
     assert set(samples["ms"].round(6)) == {1.0}
 
 
@@ -119,7 +121,7 @@ def test_long_calls_need_no_lead(clock, one_call_a_turn):
         calls.append(x)
         clock.now += 1.0
 
-    benchmark.latency({"a": model}, X, rounds=3)
+    timing.latency({"a": model}, X, rounds=3)
     assert len(calls) == 2 + 3  # warm-up, then one a round
 
 
@@ -129,7 +131,7 @@ def test_slow_first_calls_are_over_before_the_timing(clock, one_call_a_turn):
     def model(x):
         clock.now += 1e-3 * next(slow, 1.0)
 
-    samples = benchmark.latency({"a": model}, X, rounds=3)
+    samples = timing.latency({"a": model}, X, rounds=3)
     assert samples["ms"].tolist() == pytest.approx([1, 1, 1])
 
 
@@ -141,8 +143,8 @@ def test_the_warm_up_has_an_end(clock):
         ms[0] *= 0.9
         clock.now += 1e-3 * ms[0]
 
-    benchmark.latency({"a": model}, X, rounds=1)
-    assert clock.now < 3 * benchmark.WARMUP_SECONDS + 1
+    timing.latency({"a": model}, X, rounds=1)
+    assert clock.now < 3 * timing.WARMUP_SECONDS + 1
 
 
 @pytest.mark.parametrize(("seconds", "rounds"), [(0, 20), (0.0305, 31), (None, 40), (9, 40)])
@@ -152,12 +154,12 @@ def test_seconds_stop_early_but_not_before_twenty_rounds(clock, one_call_a_turn,
     def model(x):
         clock.now += 0.5e-3
 
-    samples = benchmark.latency({"a": model}, X, rounds=40, seconds=seconds)
+    samples = timing.latency({"a": model}, X, rounds=40, seconds=seconds)
     assert samples["round"].tolist() == list(range(rounds))
 
 
 def test_fewer_than_twenty_rounds_are_fewer(takes):
-    samples = benchmark.latency({"a": takes(3)}, X, rounds=2, seconds=0)
+    samples = timing.latency({"a": takes(3)}, X, rounds=2, seconds=0)
     assert samples["round"].nunique() == 2
 
 
@@ -168,7 +170,7 @@ def test_models_see_the_input_in_inference_mode_with_the_asked_threads(one_call_
         state = (torch.is_inference_mode_enabled(), torch.get_num_threads(), gc.isenabled())
         seen.add((x is X, *state))
 
-    benchmark.latency({"a": model}, X, rounds=1, threads=2)
+    timing.latency({"a": model}, X, rounds=1, threads=2)
     assert seen == {(True, True, 2, False)}
 
 
@@ -185,7 +187,7 @@ def test_threads_collection_and_mode_are_restored(one_call_a_turn, before, colle
         if not collecting:
             gc.disable()
         try:
-            benchmark.latency({"a": fail if fails else abs}, X, rounds=1, threads=3 - before)
+            timing.latency({"a": fail if fails else abs}, X, rounds=1, threads=3 - before)
         except ZeroDivisionError:
             assert fails
         assert torch.get_num_threads() == before
@@ -199,14 +201,14 @@ def test_threads_collection_and_mode_are_restored(one_call_a_turn, before, colle
 @pytest.mark.parametrize("wrong", ["rounds", "threads"])
 def test_numbers_must_be_positive(wrong):
     with pytest.raises(ValueError, match=f"{wrong}=0: must be at least 1"):
-        benchmark.latency({"a": torch.sin}, X, **{wrong: 0})
+        timing.latency({"a": torch.sin}, X, **{wrong: 0})
 
 
 def test_there_must_be_something_to_time():
     with pytest.raises(ValueError, match="no variants"):
-        benchmark.latency({}, X)
+        timing.latency({}, X)
     with pytest.raises(ValueError, match="batch=0"):
-        benchmark.latency({"a": torch.sin}, X[:0])
+        timing.latency({"a": torch.sin}, X[:0])
 
 
 def test_a_wrong_model_is_named_and_nothing_is_timed(one_call_a_turn):
@@ -217,16 +219,16 @@ def test_a_wrong_model_is_named_and_nothing_is_timed(one_call_a_turn):
 
     models = {"right": model("right", LOGITS), "wrong": model("wrong", LOGITS * 1.1)}
     with pytest.raises(BenchmarkError, match=r"^wrong: its logits differ from float32 by 0\.1 of"):
-        benchmark.latency(models, X, rounds=3, reference=LOGITS)
+        timing.latency(models, X, rounds=3, reference=LOGITS)
     assert calls == ["right", "wrong"]
     del models["wrong"]
-    assert len(benchmark.latency(models, X, rounds=3, reference=LOGITS)) == 3
+    assert len(timing.latency(models, X, rounds=3, reference=LOGITS)) == 3
 
 
 def test_every_wrong_model_is_named():
     models = {"int8_a": constant(LOGITS * 2), "float_b": constant(), "float_c": constant(-LOGITS)}
     with pytest.raises(BenchmarkError, match=r"^int8_a: .*; float_c: ") as caught:
-        benchmark.latency(models, X, reference=LOGITS)
+        timing.latency(models, X, reference=LOGITS)
     assert "float_b" not in str(caught.value)
 
 
@@ -243,7 +245,7 @@ def test_verify_by_hand():
         "int8_nan": constant(LOGITS * math.nan),
         "float_broken": broken,
     }
-    table = benchmark.verify(models, X, LOGITS)
+    table = timing.verify(models, X, LOGITS)
     assert list(table.columns) == ["variant", "error", "limit", "ok", "problem"]
     assert table["variant"].tolist() == list(models)
     assert table["ok"].tolist() == [True, True, False, True, False, False, False]
@@ -259,7 +261,7 @@ def test_verify_by_hand():
 
 def test_verify_is_under_inference_mode():
     seen = []
-    benchmark.verify({"a": lambda x: seen.append(torch.is_inference_mode_enabled())}, X, LOGITS)
+    timing.verify({"a": lambda x: seen.append(torch.is_inference_mode_enabled())}, X, LOGITS)
     assert seen == [True]
 
 
@@ -267,8 +269,8 @@ def test_verify_is_under_inference_mode():
 
 
 def test_it_recovers_a_known_ratio(takes):
-    samples = benchmark.latency({"slow": takes(3), "fast": takes(1)}, X, rounds=30)
-    row = benchmark.summarize(samples, "slow").set_index("variant").loc["fast"]
+    samples = timing.latency({"slow": takes(3), "fast": takes(1)}, X, rounds=30)
+    row = timing.summarize(samples, "slow").set_index("variant").loc["fast"]
     assert row["speedup_low"] < 3 < row["speedup_high"]
     assert row["speedup"] == pytest.approx(3, rel=0.02)
     assert row["speedup_high"] - row["speedup_low"] < 0.2
@@ -276,8 +278,8 @@ def test_it_recovers_a_known_ratio(takes):
 
 
 def test_it_finds_no_difference_where_there_is_none(takes):
-    samples = benchmark.latency({"one": takes(2), "other": takes(2)}, X, rounds=30)
-    row = benchmark.summarize(samples, "one").set_index("variant").loc["other"]
+    samples = timing.latency({"one": takes(2), "other": takes(2)}, X, rounds=30)
+    row = timing.summarize(samples, "one").set_index("variant").loc["other"]
     assert row["speedup_low"] < 1 < row["speedup_high"]
     assert row["speedup"] == pytest.approx(1, rel=0.02)
     assert not row["always_faster"]
@@ -290,16 +292,16 @@ def test_a_machine_that_becomes_slower_leaves_the_ratio_alone(clock, takes):
         return 1.0 if now < 0.75 else 2.0
 
     models = {"slow": takes(3, machine=machine), "fast": takes(1, machine=machine)}
-    samples = benchmark.latency(models, X, rounds=30)
+    samples = timing.latency(models, X, rounds=30)
     assert samples.loc[samples["variant"] == "fast", "ms"].max() > 1.8  # it did become slower
-    row = benchmark.summarize(samples, "slow").set_index("variant").loc["fast"]
+    row = timing.summarize(samples, "slow").set_index("variant").loc["fast"]
     assert row["speedup_low"] < 3 < row["speedup_high"]
     assert row["speedup"] == pytest.approx(3, rel=0.02)
     assert row["spread"] > 0.4
 
     clock.now = 0.0
-    alone = [benchmark.latency({name: model}, X, rounds=30) for name, model in models.items()]
-    row = benchmark.summarize(pd.concat(alone), "slow").set_index("variant").loc["fast"]
+    alone = [timing.latency({name: model}, X, rounds=30) for name, model in models.items()]
+    row = timing.summarize(pd.concat(alone), "slow").set_index("variant").loc["fast"]
     assert row["speedup_high"] < 1.6
 
 
@@ -317,7 +319,7 @@ def samples():
 
 
 def test_summarize_by_hand(samples):
-    table = benchmark.summarize(samples, "slow").set_index(["variant", "batch"])
+    table = timing.summarize(samples, "slow").set_index(["variant", "batch"])
     fast, slow = table.loc["fast", 1], table.loc["slow", 1]
     assert (slow["median_ms"], fast["median_ms"]) == (5, 2)
     assert slow["p90_ms"] is slow["p99_ms"] is None  # of four calls
@@ -337,7 +339,7 @@ def test_summarize_by_hand(samples):
 @pytest.mark.parametrize(("calls", "p90", "p99"), [(18, 0, 0), (20, 1, 0), (98, 1, 0), (100, 1, 1)])
 def test_percentiles_need_enough_calls(calls, p90, p99):
     half = list(range(1, calls // 2 + 1))
-    row = benchmark.summarize(every_call(a=[half, half]), "a").iloc[0]
+    row = timing.summarize(every_call(a=[half, half]), "a").iloc[0]
     assert (row["p90_ms"] is not None, row["p99_ms"] is not None) == (bool(p90), bool(p99))
     if p90:
         assert row["p90_ms"] == pytest.approx(np.quantile(half * 2, 0.9))
@@ -347,10 +349,10 @@ def test_percentiles_need_enough_calls(calls, p90, p99):
 
 def test_percentiles_are_of_all_calls_and_ratios_of_rounds():
     samples = every_call(a=[[10, 20, 90], [40, 30, 1]], b=[[5, 5, 5], [2, 2, 60]])
-    rounds = benchmark.rounds_of(samples)
+    rounds = timing.rounds_of(samples)
     assert list(rounds.columns) == ["variant", "batch", "threads", "round", "ms"]
     assert rounds["ms"].tolist() == [20, 30, 5, 2]
-    a, b = (row for _, row in benchmark.summarize(samples, "a").iterrows())
+    a, b = (row for _, row in timing.summarize(samples, "a").iterrows())
     assert (a["variant"], b["variant"]) == ("a", "b")
     assert a["median_ms"] == 25
     assert b["speedup"] == pytest.approx((20 / 5 + 30 / 2) / 2)
@@ -362,8 +364,8 @@ def test_speedup_pairs_the_rounds(samples):
     """A disturbance that hits both variants of one round leaves the ratio alone."""
     disturbed = samples.copy()
     disturbed.loc[disturbed["round"] == 1, "ms"] *= 100
-    before = benchmark.summarize(samples, "slow")
-    after = benchmark.summarize(disturbed, "slow")
+    before = timing.summarize(samples, "slow")
+    after = timing.summarize(disturbed, "slow")
     columns = ["speedup", "speedup_low", "speedup_high"]
     assert after[columns].equals(before[columns])
 
@@ -372,7 +374,7 @@ def test_the_order_of_the_rows_does_not_matter(samples):
     mixed = samples.sample(frac=1, random_state=0)
     by, drawn = ["variant", "batch"], ["speedup_low", "speedup_high"]
     expected, found = (
-        benchmark.summarize(rows, "slow").drop(columns=drawn).sort_values(by, ignore_index=True)
+        timing.summarize(rows, "slow").drop(columns=drawn).sort_values(by, ignore_index=True)
         for rows in (samples, mixed)
     )
     pd.testing.assert_frame_equal(found, expected)
@@ -381,7 +383,7 @@ def test_the_order_of_the_rows_does_not_matter(samples):
 def test_the_interval_holds_95_percent():
     """The median of 1 to 101: by its ranks, 51 and 1.96 standard deviations of a binomial."""
     base = every_call(base=[[number] for number in range(1, 102)], one=[[1]] * 101)
-    row = benchmark.summarize(base, "base").set_index("variant").loc["one"]
+    row = timing.summarize(base, "base").set_index("variant").loc["one"]
     assert row["speedup"] == 51
     half = 1.96 * math.sqrt(101 / 4)
     assert row["speedup_low"] == pytest.approx(51 - half, abs=1)
@@ -390,13 +392,13 @@ def test_the_interval_holds_95_percent():
 
 def test_paired_ratios_by_hand():
     samples = every_call(a=[[8, 8], [6, 6], [4, 4]], b=[[1, 1], [2, 2], [4, 4]])
-    assert benchmark.paired(samples, "a", "b") == (3, 1, 8)  # not 6 / 2
-    assert benchmark.paired(samples, "b", "a") == (pytest.approx(1 / 3), 1 / 8, 1)
+    assert timing.paired(samples, "a", "b") == (3, 1, 8)  # not 6 / 2
+    assert timing.paired(samples, "b", "a") == (pytest.approx(1 / 3), 1 / 8, 1)
 
 
 def test_verdicts_become_readable():
     samples = every_call(float_eager=[[4], [6], [9], [6]], int8_x86=[[1], [2], [2], [1]])
-    table = benchmark.readable(benchmark.verdicts(samples)).iloc[0]
+    table = timing.readable(timing.verdicts(samples)).iloc[0]
     assert table["against_eager"] == table["against_fastest"] == "4.50 (3.00 to 6.00)"
     assert table["brackets"] == "range of 2 rounds"
     assert (table["int8"], table["fastest_float"]) == ("int8_x86", "float_eager")
@@ -404,11 +406,11 @@ def test_verdicts_become_readable():
 
 def test_too_few_rounds_have_a_range():
     ratios = np.arange(19.0)
-    assert benchmark.interval(ratios) == (0, 18)
-    low, high = benchmark.interval(np.arange(20.0))
+    assert timing.interval(ratios) == (0, 18)
+    low, high = timing.interval(np.arange(20.0))
     assert 0 < low < 9.5 < high < 19
-    assert benchmark.interval_name(19) == "range of 19 rounds"
-    assert benchmark.interval_name(20) == "95 % interval"
+    assert timing.interval_name(19) == "range of 19 rounds"
+    assert timing.interval_name(20) == "95 % interval"
 
 
 def test_the_interval_covers_processes():
@@ -417,16 +419,16 @@ def test_the_interval_covers_processes():
     covered = {"processes": 0, "rounds": 0}
     for _ in range(60):
         ratios = 2 * draw.lognormal(0, 0.1, (5, 1)) * draw.lognormal(0, 0.02, (5, 20))
-        low, high = benchmark.interval(ratios)
+        low, high = timing.interval(ratios)
         covered["processes"] += low < 2 < high
-        low, high = benchmark.interval(ratios[0])
+        low, high = timing.interval(ratios[0])
         covered["rounds"] += low < 2 < high
     assert covered["processes"] >= 45  # of 57; five processes make it too narrow, as it says
     assert covered["rounds"] < 20  # rounds of one process alone
 
 
 def test_the_interval_of_the_baseline_is_a_point(samples):
-    table = benchmark.summarize(samples, "slow")
+    table = timing.summarize(samples, "slow")
     own = table[table["variant"] == "slow"]
     for column in ("speedup", "speedup_low", "speedup_high"):
         assert own[column].tolist() == [1, 1]
@@ -435,24 +437,24 @@ def test_the_interval_of_the_baseline_is_a_point(samples):
 def test_the_same_samples_give_the_same_interval():
     ms = np.random.default_rng(0).lognormal(size=(2, 30, 1))
     samples = every_call(a=ms[0], b=ms[1])
-    first, second = (benchmark.summarize(samples, "a") for _ in range(2))
+    first, second = (timing.summarize(samples, "a") for _ in range(2))
     assert first.equals(second)
 
 
 def test_one_round_is_refused():
     with pytest.raises(ValueError, match="one round has no spread"):
-        benchmark.summarize(every_call(a=[[1, 2, 3]]), "a")
+        timing.summarize(every_call(a=[[1, 2, 3]]), "a")
 
 
 def test_the_baseline_must_have_been_timed(samples):
     with pytest.raises(ValueError, match=r"baseline 'other' was not timed; have .*fast"):
-        benchmark.summarize(samples, "other")
+        timing.summarize(samples, "other")
 
 
 def test_the_baseline_must_have_been_timed_at_every_setting(samples):
     part = samples[(samples["variant"] == "fast") | (samples["batch"] == 1)]
     with pytest.raises(ValueError, match="baseline 'slow' was not timed at batch 10, 1 threads"):
-        benchmark.summarize(part, "slow")
+        timing.summarize(part, "slow")
 
 
 def test_verdicts_by_hand():
@@ -460,7 +462,7 @@ def test_verdicts_by_hand():
     one = every_call(**{name: [[ms], [2 * ms]] * 2 for name, ms in times.items()})
     times = {"float_eager": 12, "float_openvino": 24, "int8_fbgemm": 6, "int8_x86": 4}
     other = every_call(**{name: [[ms]] * 4 for name, ms in times.items()}).assign(batch=8)
-    table = benchmark.verdicts(pd.concat([one, other]))
+    table = timing.verdicts(pd.concat([one, other]))
     first, second = table.to_dict(orient="records")
     ratios = {"against_eager": 2, "against_eager_low": 2, "against_eager_high": 2}
     for end in ("", "_low", "_high"):
@@ -487,7 +489,7 @@ def test_verdicts_do_not_choose_by_the_rounds_that_they_report():
     for _ in range(5):
         times = {f"int8_{name}": draw.lognormal(0, 0.3, (40, 1)) for name in "abcdefgh"}
         samples = every_call(float_eager=[[1]] * 40, **times)
-        found = benchmark.verdicts(samples).iloc[0]
+        found = timing.verdicts(samples).iloc[0]
         even = samples[(samples["round"] % 2 == 0) & (samples["variant"] != "float_eager")]
         assert found["int8"] == even.groupby("variant")["ms"].median().idxmin()
         odd = samples[(samples["round"] % 2 == 1) & (samples["variant"] == found["int8"])]
@@ -498,7 +500,7 @@ def test_verdicts_do_not_choose_by_the_rounds_that_they_report():
 
 def test_verdicts_need_four_rounds():
     with pytest.raises(ValueError, match="verdicts need four rounds"):
-        benchmark.verdicts(every_call(float_eager=[[1]] * 3, int8_x86=[[1]] * 3))
+        timing.verdicts(every_call(float_eager=[[1]] * 3, int8_x86=[[1]] * 3))
 
 
 @pytest.mark.parametrize(
@@ -510,17 +512,17 @@ def test_verdicts_need_four_rounds():
 )
 def test_verdicts_need_both_kinds(names, words):
     with pytest.raises(ValueError, match=words):
-        benchmark.verdicts(every_call(**{name: [[1], [2]] * 2 for name in names}))
+        timing.verdicts(every_call(**{name: [[1], [2]] * 2 for name in names}))
 
 
 def test_steady_rounds_give_no_warning():
     steady = every_call(a=[[10], [11], [10], [9]], b=[[1], [1], [1], [1]])
-    assert benchmark.busy(benchmark.summarize(steady, "a")) == ""
+    assert timing.busy(timing.summarize(steady, "a")) == ""
 
 
 def test_disturbed_rounds_are_named():
     disturbed = every_call(a=[[10]] * 4, bad=[[1], [2], [1], [2]], worst=[[10], [30], [10], [30]])
-    text = benchmark.busy(benchmark.summarize(disturbed, "a"))
+    text = timing.busy(timing.summarize(disturbed, "a"))
     assert "busy: in 2 of 3 rows" in text
     assert "(most: worst, batch 2, 1 threads, 100%)" in text
 
@@ -544,7 +546,7 @@ def fakes(monkeypatch, one_call_a_turn):
 
         return model
 
-    monkeypatch.setattr(benchmark.variants, "load", load)
+    monkeypatch.setattr(benchmark.runtimes, "load", load)
     monkeypatch.setattr(benchmark, "_eager_logits", lambda folder, x: x[:, 0, 0, :2])
     return SimpleNamespace(loads=loads, runs=runs, wrong=wrong)
 
@@ -565,7 +567,7 @@ def test_sweep_times_every_pair(fakes, tmp_path):
         (1, 2),
         (3, 2),
     }
-    assert found.flushes_denormals is benchmark.flushes_denormals()
+    assert found.flushes_denormals is footprint.flushes_denormals()
 
 
 def test_sweep_hands_the_limit_on(fakes, tmp_path):
@@ -625,7 +627,7 @@ def test_sweep_needs_as_many_images_as_the_batch(fakes, tmp_path):
 def test_the_images_of_a_sweep_are_no_inference_tensors(fakes, tmp_path, monkeypatch):
     """For those torch.compile would compile once more, and freeze nothing."""
     seen = set()
-    real = benchmark.latency
+    real = timing.latency
     monkeypatch.setattr(
         benchmark,
         "latency",
@@ -662,7 +664,7 @@ def test_headline_by_hand(monkeypatch):
             for ratio, eight in zip((8, 4, 2), np.full((3, 20), 8.0), strict=True)
         ]
 
-    monkeypatch.setattr(benchmark.isolation, "call_each", call_each)
+    monkeypatch.setattr(footprint.isolation, "call_each", call_each)
     table = benchmark.headline(CHOSEN, Path("there"), IMAGES, processes=3, limit=7)
     [(function, calls, how)] = asked
     assert function is benchmark._timed_again
@@ -691,7 +693,7 @@ def test_headline_by_hand(monkeypatch):
 
 def test_a_headline_that_cannot_be_timed_says_why(monkeypatch):
     outcomes = [Outcome([]), Outcome(None, "ended by SIGILL")]
-    monkeypatch.setattr(benchmark.isolation, "call_each", lambda *_, **__: outcomes)
+    monkeypatch.setattr(footprint.isolation, "call_each", lambda *_, **__: outcomes)
     with pytest.raises(BenchmarkError, match="could not time the headline: ended by SIGILL"):
         benchmark.headline(CHOSEN, Path("there"), IMAGES, processes=2)
 
@@ -714,7 +716,7 @@ def test_the_headline_of_real_processes(float_model, int8_model, images, tmp_pat
 
 def test_layer_work_by_hand():
     model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(8, 5))
-    table = benchmark.layer_work(model, torch.zeros(3, 1, 2, 2))
+    table = roofline.layer_work(model, torch.zeros(3, 1, 2, 2))
     rows = table.set_index("layer").to_dict(orient="index")
     # Every one of the 4 outputs sees the 4 inputs, and 5 of its 9 taps lie on padding.
     assert rows["0"] == {
@@ -735,14 +737,14 @@ def test_layer_work_by_hand():
 
 
 def test_weights_that_only_meet_padding_are_not_needed():
-    table = benchmark.layer_work(nn.Conv2d(4, 6, 3, padding=1), torch.zeros(2, 4, 1, 1))
+    table = roofline.layer_work(nn.Conv2d(4, 6, 3, padding=1), torch.zeros(2, 4, 1, 1))
     row = table.iloc[0]
     assert (row["weights"], row["all_weights"]) == (24, 216)
     assert (row["operations"], row["all_operations"]) == (2 * 2 * 24, 2 * 2 * 216)
 
 
 def test_layer_work_of_the_whole_network(float_model, images):
-    table = benchmark.layer_work(quantization.fuse(float_model), images[:2])
+    table = roofline.layer_work(quantization.fuse(float_model), images[:2])
     layers = {n for n, m in float_model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     assert set(table["layer"]) == layers
     assert len(table) == len(layers)
@@ -774,7 +776,7 @@ def test_layer_work_of_the_whole_network(float_model, images):
 def test_layer_work_leaves_no_hook():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(5, 5))
     with pytest.raises(RuntimeError):
-        benchmark.layer_work(model, torch.zeros(1, 4))
+        roofline.layer_work(model, torch.zeros(1, 4))
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -801,7 +803,7 @@ def ticking(clock):
 
 def test_layer_times(ticking):
     models = {"slow": ticking(5, 50, 7), "fast": ticking(1, 10, 2)}
-    table = benchmark.layer_times(models, ["2", "0"], X, rounds=3)
+    table = roofline.layer_times(models, ["2", "0"], X, rounds=3)
     assert list(table.columns) == ["layer", "slow", "fast"]
     assert table["layer"].tolist() == ["2", "0"]
     assert table["slow"].tolist() == pytest.approx([7, 5])
@@ -813,7 +815,7 @@ def test_layer_times(ticking):
 def test_layers_are_timed_in_turn_with_the_asked_threads(ticking):
     calls = []
     models = {"slow": ticking(40, calls=calls), "fast": ticking(30, calls=calls)}
-    benchmark.layer_times(models, ["0"], X, rounds=3, threads=2)
+    roofline.layer_times(models, ["0"], X, rounds=3, threads=2)
     turns = [key for key, _ in itertools.groupby(calls)]
     assert turns == [((40,), 0, 2), ((30,), 0, 2)] * (1 + 3)
 
@@ -827,21 +829,21 @@ def test_the_time_of_a_layer_is_the_median_of_the_rounds(clock):
         return x
 
     layer.forward = forward
-    table = benchmark.layer_times({"a": nn.Sequential(layer)}, ["0"], X, rounds=3)
+    table = roofline.layer_times({"a": nn.Sequential(layer)}, ["0"], X, rounds=3)
     assert table["a"].tolist() == pytest.approx([2])
 
 
 def test_layer_times_leaves_no_hook_behind_a_failure():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(5, 5))
     with pytest.raises(RuntimeError):
-        benchmark.layer_times({"a": model}, ["0", "1"], torch.zeros(1, 4))
+        roofline.layer_times({"a": model}, ["0", "1"], torch.zeros(1, 4))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def test_layer_times_reads_float_and_int8(float_model, int8_model, images):
     models = {"float": quantization.fuse(float_model), "int8": int8_model}
     layers = ["conv1", "layer2.0.downsample.0", "fc"]
-    table = benchmark.layer_times(models, layers, images[:1], rounds=2)
+    table = roofline.layer_times(models, layers, images[:1], rounds=2)
     assert table["layer"].tolist() == layers
     assert (table[["float", "int8"]] > 0).all(axis=None)
 
@@ -862,14 +864,14 @@ def child(monkeypatch):
             for call in calls
         ]
 
-    monkeypatch.setattr(benchmark.isolation, "call_each", call_each)
+    monkeypatch.setattr(footprint.isolation, "call_each", call_each)
     return asked
 
 
 def test_memory_of_a_real_child(int8_model, tmp_path):
     name = f"int8_{quantization.default_engine()}"
     size = quantization.save_int8(int8_model, tmp_path / "int8.pt")
-    table = benchmark.memory([name], tmp_path, (1, 1, 28, 28))
+    table = footprint.memory([name], tmp_path, (1, 1, 28, 28))
     columns = ["variant", "file_mb", "before_mb", "after_mb", "peak_mb", "problem"]
     assert list(table.columns) == columns
     row = table.iloc[0]
@@ -881,9 +883,9 @@ def test_memory_of_a_real_child(int8_model, tmp_path):
 
 def test_memory_asks_for_fresh_children_that_give_back_at_once(child, tmp_path):
     (tmp_path / "float.pt").write_bytes(bytes(2_000_000))
-    table = benchmark.memory(["float_eager"], tmp_path, (2, 1, 8, 8), 2, limit=7)
+    table = footprint.memory(["float_eager"], tmp_path, (2, 1, 8, 8), 2, limit=7)
     [(function, calls, how)] = child
-    assert function is benchmark._footprint
+    assert function is footprint._footprint
     assert calls == [("float_eager", str(tmp_path), (2, 1, 8, 8), 2)]
     assert how["fresh"] is True
     assert how["seconds"] == 7
@@ -893,7 +895,7 @@ def test_memory_asks_for_fresh_children_that_give_back_at_once(child, tmp_path):
 
 def test_memory_of_what_crashes_or_has_no_file_is_a_problem(child, tmp_path):
     (tmp_path / "float.pt").write_bytes(bytes(1000))
-    table = benchmark.memory(["float_fused", "int8_x86"], tmp_path, (1, 1, 28, 28))
+    table = footprint.memory(["float_fused", "int8_x86"], tmp_path, (1, 1, 28, 28))
     assert table["problem"].tolist() == ["ended by SIGSEGV"] * 2
     assert table["file_mb"].tolist() == pytest.approx([0.001, math.nan], nan_ok=True)
     assert table[["before_mb", "after_mb", "peak_mb"]].isna().all(axis=None)
@@ -903,7 +905,7 @@ def test_the_footprint_sets_the_threads(float_model, tmp_path):
     training.save_atomically(float_model.state_dict(), tmp_path / "float.pt")
     before = torch.get_num_threads()
     try:
-        found = benchmark._footprint("float_eager", str(tmp_path), (1, 1, 28, 28), 2)
+        found = footprint._footprint("float_eager", str(tmp_path), (1, 1, 28, 28), 2)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -917,13 +919,13 @@ def test_the_peak_is_remembered():
     high = psutil.Process().memory_info().rss
     del block
     assert psutil.Process().memory_info().rss < high - 200e6
-    assert benchmark._peak_rss() > 0.99 * high
+    assert footprint._peak_rss() > 0.99 * high
 
 
 @pytest.fixture
 def flushing():
     """Let this thread take denormals for zero, and end that."""
-    before = benchmark.flushes_denormals()
+    before = footprint.flushes_denormals()
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor cannot flush denormals")
     yield
@@ -946,7 +948,7 @@ def planted(request):
 
 def test_denormals_are_counted(planted):
     model, images = planted
-    table = benchmark.denormals(model, images)
+    table = footprint.denormals(model, images)
     assert list(table.columns) == ["where", "values", "denormal"]
     assert table.to_records(index=False).tolist() == [
         ("weights", 7, 2),
@@ -958,23 +960,23 @@ def test_denormals_are_counted(planted):
 def test_denormals_leave_no_hook_behind_a_failure():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(5, 5))
     with pytest.raises(RuntimeError):
-        benchmark.denormals(model, torch.zeros(1, 4))
+        footprint.denormals(model, torch.zeros(1, 4))
     assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_flushing_is_noticed(flushing):
-    assert benchmark.flushes_denormals() is True
+    assert footprint.flushes_denormals() is True
     torch.set_flush_denormal(False)
-    assert benchmark.flushes_denormals() is False
+    assert footprint.flushes_denormals() is False
 
 
 def test_file_bytes_is_what_lands_on_the_disk(int8_model, tmp_path):
     size = quantization.save_int8(int8_model, tmp_path / "int8.pt")
-    assert benchmark.file_bytes(int8_model) == pytest.approx(size, rel=1e-3)
+    assert footprint.file_bytes(int8_model) == pytest.approx(size, rel=1e-3)
 
 
 def test_content_of_a_float_model(float_model):
-    table = benchmark.content_bytes(float_model)
+    table = footprint.content_bytes(float_model)
     assert list(table.columns) == ["part", "dtype", "values", "bytes"]
     state = float_model.state_dict().values()
     assert table["bytes"].sum() == sum(v.numel() * v.element_size() for v in state)
@@ -983,12 +985,12 @@ def test_content_of_a_float_model(float_model):
     weights = [m.weight for m in float_model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert values["weights"] == sum(w.numel() for w in weights)
     assert values["biases"] == 10
-    assert table["bytes"].sum() < benchmark.file_bytes(float_model)
+    assert table["bytes"].sum() < footprint.file_bytes(float_model)
 
 
 def test_content_of_an_int8_model(float_model, int8_model):
-    exact = benchmark.content_bytes(float_model).groupby("part")["values"].sum()
-    table = benchmark.content_bytes(int8_model)
+    exact = footprint.content_bytes(float_model).groupby("part")["values"].sum()
+    table = footprint.content_bytes(int8_model)
     assert not table.duplicated(["part", "dtype"]).any()
     assert set(table["part"]) == {"weights", "biases", "scales and zero points"}
     weights = table[table["part"] == "weights"].iloc[0]
@@ -999,7 +1001,7 @@ def test_content_of_an_int8_model(float_model, int8_model):
     assert values["biases", "float32"] == channels + 10
     assert values["scales and zero points", "float64"] == channels + 10  # one a channel
     total = table["bytes"].sum()
-    assert 0.95 * benchmark.file_bytes(int8_model) < total < benchmark.file_bytes(int8_model)
+    assert 0.95 * footprint.file_bytes(int8_model) < total < footprint.file_bytes(int8_model)
 
 
 # The command line.
@@ -1052,7 +1054,7 @@ def command(monkeypatch, course, digits, float_model):
     monkeypatch.setattr(benchmark.settings, "load", lambda: course)
     monkeypatch.setattr(benchmark.data, "load", lambda config: digits)
     monkeypatch.setattr(benchmark.training, "load_or_train", lambda *_: (float_model, None))
-    monkeypatch.setattr(benchmark.variants, "export", lambda *a: asked.exported.append(a))
+    monkeypatch.setattr(benchmark.runtimes, "export", lambda *a: asked.exported.append(a))
     monkeypatch.setattr(benchmark, "sweep", sweep)
     return asked
 
@@ -1101,7 +1103,7 @@ def test_the_command_line_by_default(command, capsys, tmp_path, monkeypatch):
     command.left_out = []
     assert benchmark.main([]) == 0
     [(names, _, images, batches, threads, how)] = command.swept
-    assert names == variants.names()
+    assert names == runtimes.names()
     assert (list(batches), list(threads), how) == ([1, 64], [1], {"rounds": 30})
     assert len(images) == 64
     printed = capsys.readouterr().out

@@ -17,6 +17,7 @@ import torchvision
 from utils import data, settings
 from utils.data import DataError
 from utils.files import WriteError
+from utils.lab import corruptions
 from utils.settings import PROJECT
 
 FILES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
@@ -612,16 +613,16 @@ def test_a_damaged_cifar10_is_an_error(course, cifar):
 # Shifted test data
 
 
-@pytest.mark.parametrize("kind", data.SHIFTS)
+@pytest.mark.parametrize("kind", corruptions.SHIFTS)
 def test_a_shift_grows_with_its_strength(digits, kind):
     images = digits.test_images[:200]
-    assert torch.equal(data.shift(images, kind, 0), images)
+    assert torch.equal(corruptions.shift(images, kind, 0), images)
     apart = []
-    for strength in data.STRENGTHS:
-        found = data.shift(images, kind, strength, seed=1)
+    for strength in corruptions.STRENGTHS:
+        found = corruptions.shift(images, kind, strength, seed=1)
         assert found.dtype == torch.uint8
         assert found.shape == images.shape
-        assert torch.equal(found, data.shift(images, kind, strength, seed=1))
+        assert torch.equal(found, corruptions.shift(images, kind, strength, seed=1))
         apart.append((found.float() - images.float()).abs().mean().item())
     assert apart == sorted(apart)
     assert apart[0] > 0
@@ -630,23 +631,23 @@ def test_a_shift_grows_with_its_strength(digits, kind):
 @pytest.mark.parametrize("kind", ["rotated", "noisy"])
 def test_the_seed_decides_what_is_random(digits, kind):
     images = digits.test_images[:20]
-    one, other = (data.shift(images, kind, 3, seed) for seed in (1, 2))
+    one, other = (corruptions.shift(images, kind, 3, seed) for seed in (1, 2))
     assert not torch.equal(one, other)
 
 
 def test_shifts_by_hand():
     images = torch.tensor([[0, 100, 200, 250, 10]], dtype=torch.uint8).expand(1, 1, 5, 5)
-    inverted = data.shift(images, "inverted", 2)
+    inverted = corruptions.shift(images, "inverted", 2)
     assert inverted[0, 0, 0].tolist() == [255, 155, 200, 250, 10]
     assert images[0, 0, 0, 0] == 0  # not changed
-    assert data.shift(images, "inverted", 5)[0, 0, 0].tolist() == [255, 155, 55, 5, 245]
-    lowered = data.shift(images, "low contrast", 5)  # a tenth of the contrast is left, mean 112
+    assert corruptions.shift(images, "inverted", 5)[0, 0, 0].tolist() == [255, 155, 55, 5, 245]
+    lowered = corruptions.shift(images, "low contrast", 5)  # a tenth is left, mean 112
     assert lowered[0, 0, 0].tolist() == [101, 111, 121, 126, 102]
 
 
 def test_noise_has_the_deviation_it_says():
     grey = torch.full((50, 1, 28, 28), 128, dtype=torch.uint8)
-    noise = data.shift(grey, "noisy", 1).float() - 128
+    noise = corruptions.shift(grey, "noisy", 1).float() - 128
     assert noise.std().item() == pytest.approx(25, rel=0.03)
 
 
@@ -662,4 +663,4 @@ def test_rotation_is_counterclockwise_about_the_center():
 @pytest.mark.parametrize(("kind", "strength"), [("blurred", 1), ("noisy", 6), ("noisy", -1)])
 def test_unknown_shifts(digits, kind, strength):
     with pytest.raises(ValueError, match=f"kind '{kind}', strength {strength}: known are rotated"):
-        data.shift(digits.test_images, kind, strength)
+        corruptions.shift(digits.test_images, kind, strength)

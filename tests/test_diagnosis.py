@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from utils import data, diagnosis, quantization
+from utils import quantization
+from utils.lab import corruptions, diagnosis, observers
 from utils.models import tq
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # those that utils.models silences
@@ -34,7 +35,7 @@ def logits(model, images):
 
 def test_percentile_observer_cuts_what_is_rare():
     values = torch.linspace(0, 1, 10_000)
-    observer = diagnosis.PercentileObserver(99.0)
+    observer = observers.PercentileObserver(99.0)
     observer(torch.cat([values, torch.tensor([50.0])]))
     scale, zero_point = observer.calculate_qparams()
     assert 255 * scale.item() == pytest.approx(0.99, abs=0.04)  # to a bin of 50 / 2048
@@ -43,7 +44,7 @@ def test_percentile_observer_cuts_what_is_rare():
 
 def test_percentile_observer_cuts_both_ends():
     values = torch.randn(100_000, generator=torch.manual_seed(0))
-    observer = diagnosis.PercentileObserver(97.725)  # two deviations
+    observer = observers.PercentileObserver(97.725)  # two deviations
     observer(values)
     scale, zero_point = (v.item() for v in observer.calculate_qparams())
     assert -scale * zero_point == pytest.approx(-2, abs=0.05)
@@ -52,27 +53,27 @@ def test_percentile_observer_cuts_both_ends():
 
 def test_the_hundredth_percentile_is_min_max():
     values = torch.randn(1000, generator=torch.manual_seed(0))
-    observers = diagnosis.PercentileObserver(100), tq.MinMaxObserver()
-    (ours, _), (theirs, _) = (o(values) is None or o.calculate_qparams() for o in observers)
+    both = observers.PercentileObserver(100), tq.MinMaxObserver()
+    (ours, _), (theirs, _) = (o(values) is None or o.calculate_qparams() for o in both)
     torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("percentile", [50, 0, -1, 100.1])
 def test_impossible_percentiles(percentile):
     with pytest.raises(ValueError, match=f"percentile={percentile}: choose more than 50"):
-        diagnosis.PercentileObserver(percentile)
+        observers.PercentileObserver(percentile)
 
 
 def test_the_default_qconfig_is_that_of_fbgemm(float_model, images):
     if quantization.default_engine() != "fbgemm":
         pytest.skip("another engine has another default")
     theirs = quantization.quantize(float_model, images)
-    ours = quantization.quantize(float_model, images, qconfig=diagnosis.qconfig())
+    ours = quantization.quantize(float_model, images, qconfig=observers.qconfig())
     assert torch.equal(logits(ours, images), logits(theirs, images))
 
 
 def test_qconfig_keeps_its_choices():
-    made = diagnosis.qconfig("min-max", weights="per tensor", activations="symmetric", bits=5)
+    made = observers.qconfig("min-max", weights="per tensor", activations="symmetric", bits=5)
     activation, weight = made.activation(), made.weight()
     assert type(activation) is tq.MinMaxObserver
     assert (activation.quant_min, activation.quant_max) == (0, 31)
@@ -83,9 +84,9 @@ def test_qconfig_keeps_its_choices():
     assert scale.item() == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("name", diagnosis.OBSERVERS)
+@pytest.mark.parametrize("name", observers.OBSERVERS)
 def test_every_observer_gives_a_working_model(fused, images, name):
-    prepared = quantization.prepare(fused, qconfig=diagnosis.qconfig(name))
+    prepared = quantization.prepare(fused, qconfig=observers.qconfig(name))
     quantization.calibrate(prepared, images)
     found = logits(quantization.convert(prepared), images)
     assert quantization.sqnr(logits(fused, images), found) > 15
@@ -96,14 +97,14 @@ def test_every_observer_gives_a_working_model(fused, images, name):
 )
 def test_unknown_choices(choice):
     with pytest.raises(ValueError, match=r"unknown choice (?:'x'|9); known: "):
-        diagnosis.qconfig(**choice)
+        observers.qconfig(**choice)
 
 
 # Single layers
 
 
 def test_weighted_layers(fused):
-    names = diagnosis.weighted_layers(fused)
+    names = observers.weighted_layers(fused)
     assert len(names) == 21
     assert names[0] == "conv1"
     assert names[-1] == "fc"
@@ -123,7 +124,7 @@ def test_one_layer_alone_is_int8(fused, images):
 def test_every_layer_alone_has_the_ranges_of_its_own_calibration(fused, images):
     """One pass for all gives what a pass for each would."""
     found = diagnosis.alone(fused, images)
-    assert list(found) == diagnosis.weighted_layers(fused)
+    assert list(found) == observers.weighted_layers(fused)
     inputs = []
     handle = fused.layer3[0].conv1.register_forward_pre_hook(lambda _, x: inputs.append(x[0]))
     logits(fused, images)
@@ -163,21 +164,21 @@ def test_float32_layers_of_a_mixed_model_are_left_out(float_model, fused, int8_m
 @pytest.mark.parametrize("choices", [("per tensor", "symmetric", 8), ("per channel", "affine", 5)])
 def test_one_calibration_serves_every_choice(fused, images, choices):
     weights, activations, bits = choices
-    made = diagnosis.qconfig("min-max", weights, activations, bits)
+    made = observers.qconfig("min-max", weights, activations, bits)
     prepared = quantization.prepare(fused, qconfig=made)
     quantization.calibrate(prepared, images)
     expected = logits(quantization.convert(prepared), images)
-    prepared = quantization.prepare(fused, qconfig=diagnosis.qconfig("min-max"))
+    prepared = quantization.prepare(fused, qconfig=observers.qconfig("min-max"))
     quantization.calibrate(prepared, images)
-    diagnosis.convert(prepared)  # an earlier choice leaves nothing behind
-    assert torch.equal(logits(diagnosis.convert(prepared, *choices), images), expected)
+    observers.convert(prepared)  # an earlier choice leaves nothing behind
+    assert torch.equal(logits(observers.convert(prepared, *choices), images), expected)
 
 
-@pytest.mark.parametrize("weights", diagnosis.WEIGHTS)
+@pytest.mark.parametrize("weights", observers.WEIGHTS)
 def test_rounded_weights_are_those_of_the_int8_layer(fused, images, weights):
     before = fused.layer1[0].conv2.weight.detach().clone()
     layer = diagnosis.round_weights(fused, "layer1.0.conv2", weights)
-    prepared = quantization.prepare(fused, qconfig=diagnosis.qconfig(weights=weights))
+    prepared = quantization.prepare(fused, qconfig=observers.qconfig(weights=weights))
     quantization.calibrate(prepared, images)
     expected = quantization.convert(prepared).layer1[0].conv2.weight().dequantize()
     torch.testing.assert_close(layer.weight.detach(), expected)
@@ -258,9 +259,9 @@ def test_a_healthy_model_has_no_fault(float_model, int8_model, images):
     assert table["layer"].tolist() == list(quantization.layer_outputs(int8_model, images[:1]))
 
 
-@pytest.mark.parametrize("observer", diagnosis.OBSERVERS)
+@pytest.mark.parametrize("observer", observers.OBSERVERS)
 def test_no_observer_is_a_fault_in_itself(float_model, images, observer):
-    made = diagnosis.qconfig(observer)
+    made = observers.qconfig(observer)
     model = quantization.quantize(float_model, images, qconfig=made)
     assert guilty(float_model, model, images) is None
 
@@ -268,7 +269,7 @@ def test_no_observer_is_a_fault_in_itself(float_model, images, observer):
 @pytest.mark.parametrize("channel", [0, 17, 63])
 def test_an_outlier_channel_is_named(float_model, images, channel):
     planted = diagnosis.plant_outlier(float_model, channel, 100)
-    model = quantization.quantize(planted, images, qconfig=diagnosis.qconfig("min-max"))
+    model = quantization.quantize(planted, images, qconfig=observers.qconfig("min-max"))
     row = guilty(planted, model, images)
     assert row["layer"] == "layer1.0.conv1"
     assert row["verdict"].startswith(f"outlier: channel {channel} takes the range")
@@ -277,7 +278,7 @@ def test_an_outlier_channel_is_named(float_model, images, channel):
 
 def test_the_sqnr_of_the_whole_layer_would_not_have_found_it(float_model, images):
     planted = diagnosis.plant_outlier(float_model, 5, 1000)
-    model = quantization.quantize(planted, images, qconfig=diagnosis.qconfig("min-max"))
+    model = quantization.quantize(planted, images, qconfig=observers.qconfig("min-max"))
     row = guilty(planted, model, images)
     assert row["own_db"] < 5 < 20 < row["sqnr_db"]
 
@@ -303,7 +304,7 @@ def test_per_tensor_weights_are_named_where_they_hurt_most(float_model, images, 
         block.bn1.weight *= factors
         block.bn1.bias *= factors
         block.conv2.weight /= factors[None, :, None, None]
-    made = diagnosis.qconfig(weights="per tensor")
+    made = observers.qconfig(weights="per tensor")
     table = diagnosis.diagnose(spread, quantization.quantize(spread, images, qconfig=made), images)
     row = diagnosis.culprit(table)
     assert row["layer"] in (f"{layer}.conv1", f"{layer}.conv2")
@@ -314,7 +315,7 @@ def test_per_tensor_weights_are_named_where_they_hurt_most(float_model, images, 
 
 def test_per_tensor_weights_alone_are_a_note(float_model, images):
     """On ARM they are the default of the engine, qnnpack: a healthy model has no fault."""
-    made = diagnosis.qconfig(weights="per tensor", bits=8)
+    made = observers.qconfig(weights="per tensor", bits=8)
     model = quantization.quantize(float_model, images, qconfig=made)
     table = diagnosis.diagnose(float_model, model, images, bits=8)
     weighted = table[table["weight_db"].notna()]
@@ -332,7 +333,7 @@ def test_weights_that_one_scale_ruins_are_a_fault(float_model, images):
         "per tensor": "per-tensor weights: channel",
         "per channel": "",
     }.items():
-        made = diagnosis.qconfig(weights=weights)
+        made = observers.qconfig(weights=weights)
         int8 = quantization.quantize(model, images, qconfig=made)
         table = diagnosis.diagnose(model, int8, images).set_index("layer")
         row = table.loc["layer2.0.conv2"]
@@ -345,7 +346,7 @@ def test_the_bits_left_are_right(float_model, images):
     with torch.no_grad():
         model.fc.weight.clamp_(-0.03, 0.03)
         model.fc.weight[2, 0] = 0.12  # the others reach a quarter of it: 32 of 127 steps
-    made = diagnosis.qconfig(weights="per tensor")
+    made = observers.qconfig(weights="per tensor")
     int8 = quantization.quantize(model, images, qconfig=made)
     table = diagnosis.diagnose(model, int8, images).set_index("layer")
     assert "left with 6.0 of 8 bits" in table.loc["fc", "verdict"]
@@ -416,7 +417,7 @@ def test_diagnose_refuses_what_makes_no_sense(float_model, int8_model, images):
 
 
 def test_shifted_digits_are_no_fault_of_quantization(float_model, int8_model, digits):
-    lowered = data.shift(digits.test_images[:64], "low contrast", 3)
+    lowered = corruptions.shift(digits.test_images[:64], "low contrast", 3)
     assert guilty(float_model, int8_model, digits.normalizer()(lowered)) is None
 
 
@@ -428,9 +429,9 @@ def test_pixels_that_were_not_normalized_are_a_finding(float_model, int8_model, 
 
 
 def test_codes_of_eight_bits_have_to_be_told(float_model, fused, images, raw):
-    prepared = quantization.prepare(fused, qconfig=diagnosis.qconfig())
+    prepared = quantization.prepare(fused, qconfig=observers.qconfig())
     quantization.calibrate(prepared, images)
-    model = diagnosis.convert(prepared, bits=8)
+    model = observers.convert(prepared, bits=8)
     healthy = diagnosis.diagnose(float_model, model, images, bits=8)
     assert diagnosis.culprit(healthy) is None
     wrong = diagnosis.diagnose(float_model, model, raw / 255, bits=8)

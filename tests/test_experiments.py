@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from utils import experiments
-from utils.experiments import ExperimentError, sweep
+from utils.lab import experiments
+from utils.lab.experiments import ExperimentError, run_all
 from utils.models import weights_hash
 
 CALLS = deque()  # no plain value: what it holds is not part of the key
@@ -40,15 +40,15 @@ def files(course):
 
 
 def test_every_combination_once_and_the_last_fastest(course):
-    table = sweep(course, "trial", double, {}, x=[1, 2], y=["a", "b"])
+    table = run_all(course, "trial", double, {}, x=[1, 2], y=["a", "b"])
     assert list(CALLS) == [(1, "a"), (1, "b"), (2, "a"), (2, "b")]
     assert table.columns.tolist() == ["x", "y", "twice", "level"]
     assert table["twice"].tolist() == [2, 2, 4, 4]
 
 
 def test_a_second_time_it_is_read(course):
-    first = sweep(course, "trial", double, {"key": "abc"}, x=[1, 2])
-    second = sweep(course, "trial", double, {"key": "abc"}, x=[1, 2])
+    first = run_all(course, "trial", double, {"key": "abc"}, x=[1, 2])
+    second = run_all(course, "trial", double, {"key": "abc"}, x=[1, 2])
     assert len(CALLS) == 2
     assert first.equals(second)
     (path,) = files(course)  # and no temporary file is left
@@ -56,13 +56,13 @@ def test_a_second_time_it_is_read(course):
 
 
 def test_several_rows_a_point(course):
-    table = sweep(course, "trial", several, {}, x=[3, 4])
+    table = run_all(course, "trial", several, {}, x=[3, 4])
     assert table.to_dict("list") == {"x": [3, 3, 4, 4], "part": [1, 2, 1, 2], "value": [3, 6, 4, 8]}
 
 
 def test_what_made_it_decides(course, monkeypatch):
     def made():
-        sweep(course, "trial", double, made_by, x=grid)
+        run_all(course, "trial", double, made_by, x=grid)
         return len(files(course))
 
     made_by, grid = {"recipe": "a"}, [1]
@@ -81,7 +81,7 @@ def test_what_made_it_decides(course, monkeypatch):
 
 
 def test_so_does_a_function_beside_it(course, monkeypatch):
-    sweep(course, "trial", helped, {}, x=[1])
+    run_all(course, "trial", helped, {}, x=[1])
     monkeypatch.setitem(globals(), "helper", several)
     sources = experiments._sources(helped)
     assert "def several" in sources[1]
@@ -102,32 +102,32 @@ def test_the_library_is_part_of_the_key():
 def test_other_weights_make_another_table(course):
     """A model that was trained again has the same recipe and other weights."""
     model = nn.Linear(2, 2)
-    sweep(course, "trial", double, {"weights": weights_hash(model)}, x=[1])
-    sweep(course, "trial", double, {"weights": weights_hash(copy.deepcopy(model))}, x=[1])
+    run_all(course, "trial", double, {"weights": weights_hash(model)}, x=[1])
+    run_all(course, "trial", double, {"weights": weights_hash(copy.deepcopy(model))}, x=[1])
     assert len(CALLS) == 1
     with torch.no_grad():
         model.weight[0, 0] += 1e-6
-    sweep(course, "trial", double, {"weights": weights_hash(model)}, x=[1])
+    run_all(course, "trial", double, {"weights": weights_hash(model)}, x=[1])
     assert len(CALLS) == 2
 
 
 def test_an_empty_grid(course):
     with pytest.raises(ExperimentError, match=r"'trial' has an empty grid: \{'x': \[\]\}"):
-        sweep(course, "trial", double, {}, x=[])
+        run_all(course, "trial", double, {}, x=[])
     with pytest.raises(ExperimentError, match="empty grid"):
-        sweep(course, "trial", double, {})
+        run_all(course, "trial", double, {})
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"table": ', '{"other": 1}'])
 def test_a_damaged_table_is_named(course, content):
-    sweep(course, "trial", double, {}, x=[1])
+    run_all(course, "trial", double, {}, x=[1])
     (path,) = files(course)
     path.write_text(content)
     with pytest.raises(ExperimentError, match=rf"{path.name}.*is damaged.*delete it"):
-        sweep(course, "trial", double, {}, x=[1])
+        run_all(course, "trial", double, {}, x=[1])
 
 
 def test_a_failure_leaves_nothing(course):
     with pytest.raises(ZeroDivisionError):
-        sweep(course, "trial", lambda x: {"value": 1 / x}, {}, x=[1, 0])
+        run_all(course, "trial", lambda x: {"value": 1 / x}, {}, x=[1, 0])
     assert files(course) == []

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.ao.quantization as tq
 
-from utils import integer
 from utils import quantization as ptq
-from utils.integer import FBGEMM, FIXED_POINT, Arithmetic, IntegerResNet18, Layer, Quantized
+from utils.lab import agreement, integer
+from utils.lab.integer import FBGEMM, FIXED_POINT, Arithmetic, IntegerResNet18, Layer, Quantized
 from utils.models import ResNet18
 
 pytestmark = pytest.mark.skipif(
@@ -30,7 +30,7 @@ def network(int8_model):
 
 @pytest.fixture(scope="module")
 def kernel(int8_model):
-    return partial(integer.kernel_activations, int8_model)
+    return partial(agreement.kernel_activations, int8_model)
 
 
 def codes(generator, *shape):
@@ -172,7 +172,7 @@ def test_multiply_is_the_product_to_one_unit(rng):
 
 
 def compare(run, reference, images):
-    return integer.compare(reference, {"run": run}, images)["run"]
+    return agreement.compare_codes(reference, {"run": run}, images)["run"]
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ def test_larger_images_of_three_channels_equal_fbgemm_too(size):
         model(images)
     int8 = ptq.quantize(model.eval(), images)
     network = IntegerResNet18.from_quantized(int8)
-    found = compare(network.activations, partial(integer.kernel_activations, int8), images)
+    found = compare(network.activations, partial(agreement.kernel_activations, int8), images)
     assert found.different == 0, found.layers[found.layers["different"] > 0]
 
 
@@ -274,7 +274,7 @@ def test_per_tensor_weights_are_read_too(float_model, images):
     int8 = ptq.quantize(float_model, images, qconfig=qconfig)
     found = compare(
         IntegerResNet18.from_quantized(int8).activations,
-        partial(integer.kernel_activations, int8),
+        partial(agreement.kernel_activations, int8),
         images[:16],
     )
     assert found.different == 0

@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from utils import isolation
+from utils.lab import isolation
 
 # What the child calls comes from Python itself: a child that imports torch starts in seconds.
 

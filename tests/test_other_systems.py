@@ -40,15 +40,16 @@ sys.modules |= dict.fromkeys(system.get("absent", []))  # importing one of these
 type(torch.backends.quantized).supported_engines = system["engines"]
 for module in system["modules"]:
     importlib.import_module(module)
-from utils import ceilings, environment, quantization, settings, training, variants
+from utils import environment, quantization, settings, training
+from utils.lab import roofline, runtimes
 sets = environment.cpu()["instruction_sets"]
 described = environment.describe(settings.load(), "no data")
 print(json.dumps({
     "engine": quantization.default_engine(),
-    "names": variants.names(),
-    "missing": variants.missing(),
-    "kernels": {kind: list(kernels) for kind, kernels in ceilings.KERNELS.items()},
-    "instructions": ceilings.int8_instructions(sets).values.tolist(),
+    "names": runtimes.names(),
+    "missing": runtimes.missing(),
+    "kernels": {kind: list(kernels) for kind, kernels in roofline.KERNELS.items()},
+    "instructions": roofline.int8_instructions(sets).values.tolist(),
     "bf16": training.bf16_helps("cpu"),
     "sets": described["instruction_sets"],
 }))

@@ -11,9 +11,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from utils import plots, statistics
+from utils import comparison, plots
+from utils.catalog import VARIANTS
 from utils.models import tq
-from utils.variants import VARIANTS
 
 
 def drawn(fig):
@@ -140,7 +140,7 @@ PROFILE = pd.DataFrame(
 )
 BYTES = pd.DataFrame({"float32": [4000, 800], "int8": [1000, 0]}, index=["weights", "batch norm"])
 QPARAMS = {"input": (0.1, 3), "conv1": (0.2, 0), "conv2": (0.3, 64), "add_relu": (0.25, 0)}
-PAIRED = statistics.Comparison(1000, 0.99, 0.985, 7, 2, 10, 0.18, -0.005, -0.011, 0.001)
+PAIRED = comparison.Comparison(1000, 0.99, 0.985, 7, 2, 10, 0.18, -0.005, -0.011, 0.001)
 
 
 NAMES = ["float_eager", "float_fused", "float_openvino", "int8_fbgemm", "int8_x86", "int8_onednn"]

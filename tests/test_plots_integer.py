@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from utils import plots, plots_integer
-from utils.integer import Layer, Quantized
+from utils.lab.integer import Layer, Quantized
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def test_readme_shows_the_reference_results():
 
 
 def test_summary_is_what_the_notebooks_wrote():
-    assert results.read(results.REFERENCE, "summary") == results.summarize(results.REFERENCE)
+    assert results.read(results.REFERENCE, "summary") == results.collect(results.REFERENCE)
 
 
 def test_reference_results_are_of_the_same_weights():

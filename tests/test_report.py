@@ -310,7 +310,7 @@ import sys
 from pathlib import Path
 import pandas as pd
 from torch import nn
-from utils import report
+from utils import data, report, results
 house = Path(sys.argv[1])
 report.NOTEBOOKS = house / "notebooks"
 report.environment.check = lambda _: []

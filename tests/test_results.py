@@ -114,7 +114,7 @@ def test_the_summary_is_flat_and_complete(summary, records):
 
 
 def test_summarize_equals_the_file(course, summary):
-    assert results.summarize(course.results_dir) == summary
+    assert results.collect(course.results_dir) == summary
 
 
 def test_the_summary_follows_a_new_run(course, summary, records):
@@ -170,7 +170,7 @@ def test_figures_of_different_weights_are_refused(course, summary, records, caps
     assert out.endswith("run 03_fusion_and_calibration and 04_cpu_benchmark again\n")
     assert results.read(course.results_dir, "summary") == summary
     with pytest.raises(ResultsError, match=f"the {kind} weights differ"):
-        results.summarize(course.results_dir)
+        results.collect(course.results_dir)
 
 
 def test_an_earlier_notebook_says_nothing_before_the_later_one_has_run_again(

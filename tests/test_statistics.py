@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from utils import statistics
+from utils import comparison
 
 
 def logits(predictions):
@@ -19,7 +19,7 @@ def two_classifiers(both, a_only, b_only, neither):
 
 
 def test_counts():
-    result = statistics.compare(*two_classifiers(both=80, a_only=2, b_only=8, neither=10))
+    result = comparison.compare(*two_classifiers(both=80, a_only=2, b_only=8, neither=10))
     assert result.images == 100
     assert (result.a_only, result.b_only) == (2, 8)
     assert (result.accuracy_a, result.accuracy_b) == (0.82, 0.88)
@@ -28,13 +28,13 @@ def test_counts():
 
 
 def test_mcnemar_by_hand():
-    result = statistics.compare(*two_classifiers(80, 2, 8, 10))
+    result = comparison.compare(*two_classifiers(80, 2, 8, 10))
     assert result.mcnemar_p == pytest.approx(2 * (1 + 10 + 45) / 2**10)
 
 
 @pytest.mark.parametrize(("a_only", "b_only"), [(0, 1), (1, 6), (7, 7), (40, 25)])
 def test_mcnemar_is_the_binomial_test_of_the_flips(a_only, b_only):
-    result = statistics.compare(*two_classifiers(5, a_only, b_only, 5))
+    result = comparison.compare(*two_classifiers(5, a_only, b_only, 5))
     expected = stats.binomtest(a_only, a_only + b_only).pvalue
     assert result.mcnemar_p == pytest.approx(expected)
 
@@ -42,7 +42,7 @@ def test_mcnemar_is_the_binomial_test_of_the_flips(a_only, b_only):
 @pytest.mark.parametrize("table", [(1980, 2, 8, 10), (1900, 30, 30, 40), (1999, 0, 0, 1)])
 def test_interval_by_hand(table):
     """Agresti and Min: half an observation more in each cell, then the plain normal interval."""
-    result = statistics.compare(*two_classifiers(*table))
+    result = comparison.compare(*two_classifiers(*table))
     n, a_only, b_only = sum(table) + 2, table[1] + 0.5, table[2] + 0.5
     middle = (b_only - a_only) / n
     error = math.sqrt(((a_only + b_only) / n - middle**2) / n)
@@ -53,14 +53,14 @@ def test_interval_by_hand(table):
 
 def test_no_flips_is_no_certainty():
     same = logits([0, 1, 2] * 10)
-    result = statistics.compare(same, same, torch.tensor([0, 1, 1] * 10))
+    result = comparison.compare(same, same, torch.tensor([0, 1, 1] * 10))
     assert (result.flips, result.mcnemar_p, result.difference) == (0, 1.0, 0.0)
     assert result.low < 0 < result.high
 
 
 def test_exchanging_the_classifiers_changes_the_sign():
     a, b, labels = two_classifiers(80, 2, 8, 10)
-    there, back = statistics.compare(a, b, labels), statistics.compare(b, a, labels)
+    there, back = comparison.compare(a, b, labels), comparison.compare(b, a, labels)
     assert back.difference == -there.difference
     assert (back.low, back.high) == pytest.approx((-there.high, -there.low))
     assert back.mcnemar_p == there.mcnemar_p
@@ -71,32 +71,32 @@ def test_exchanging_the_classifiers_changes_the_sign():
 )
 def test_shapes_must_fit(a, b, labels):
     with pytest.raises(ValueError, match="do not describe the same images"):
-        statistics.compare(torch.zeros(a), torch.zeros(b), torch.zeros(labels, dtype=torch.long))
+        comparison.compare(torch.zeros(a), torch.zeros(b), torch.zeros(labels, dtype=torch.long))
 
 
 @pytest.mark.parametrize(("correct", "images"), [(0, 10), (95, 100), (9962, 10_000), (10, 10)])
 def test_wilson_interval(correct, images):
     expected = stats.binomtest(correct, images).proportion_ci(method="wilson")
-    assert statistics.accuracy_interval(correct, images) == pytest.approx(tuple(expected))
+    assert comparison.accuracy_interval(correct, images) == pytest.approx(tuple(expected))
 
 
 @pytest.mark.parametrize(("correct", "images"), [(-1, 10), (11, 10), (0, 0)])
 def test_wilson_interval_of_the_impossible(correct, images):
     with pytest.raises(ValueError, match=f"{correct} correct of {images} images is not possible"):
-        statistics.accuracy_interval(correct, images)
+        comparison.accuracy_interval(correct, images)
 
 
 def test_mcnemar_from_the_flips_alone():
-    assert statistics.mcnemar_p(0, 5) == pytest.approx(2 / 2**5)
-    assert statistics.mcnemar_p(3, 3) == 1
-    assert statistics.mcnemar_p(0, 0) == 1
+    assert comparison.mcnemar_p(0, 5) == pytest.approx(2 / 2**5)
+    assert comparison.mcnemar_p(3, 3) == 1
+    assert comparison.mcnemar_p(0, 0) == 1
 
 
 def test_many_tests_by_hand():
     """Holm: the smallest p against level / 4, the next against level / 3, and so on."""
-    assert statistics.beyond_chance([0.012, 0.017, 0.9, 0.026]) == [True, False, False, False]
-    assert statistics.beyond_chance([0.012, 0.016, 0.9, 0.024]) == [True, True, False, True]
-    assert statistics.beyond_chance([0.04]) == [True]
+    assert comparison.beyond_chance([0.012, 0.017, 0.9, 0.026]) == [True, False, False, False]
+    assert comparison.beyond_chance([0.012, 0.016, 0.9, 0.024]) == [True, True, False, True]
+    assert comparison.beyond_chance([0.04]) == [True]
 
 
 @pytest.mark.parametrize(
@@ -108,4 +108,4 @@ def test_a_verdict_for_every_outcome(a_only, b_only, said):
     a, b = torch.eye(2)[[0] * 1000], torch.eye(2)[[0] * 1000]
     b[:a_only] = b[:a_only].flip(1)
     a[a_only : a_only + b_only] = a[a_only : a_only + b_only].flip(1)
-    assert said in statistics.verdict(statistics.compare(a, b, labels))
+    assert said in comparison.verdict(comparison.compare(a, b, labels))

@@ -100,7 +100,7 @@ SAVING = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from utils import files, training
+from utils import data, files, training
 path, moment = Path(sys.argv[1]), sys.argv[2]
 training.save_atomically({"weights": torch.zeros(10)}, path)
 
@@ -424,7 +424,7 @@ from pathlib import Path
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 os.cpu_count = lambda: 1
 import torch
-from utils import quantization, training
+from utils import data, quantization, training
 from utils.data import Dataset
 dataset = Dataset(**torch.load(sys.argv[1]))
 assert torch.get_num_threads() == 1
@@ -448,7 +448,7 @@ SECOND = """
 import sys
 from pathlib import Path
 import torch
-from utils import settings, training
+from utils import data, settings, training
 from utils.data import Dataset
 from utils.training import Recipe
 torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Datasets as uint8 tensors, 5,000 real digits without a network among them; shifted test data."""
+"""Datasets as uint8 tensors, 5,000 real digits without a network among them."""
 
 import functools
 import gzip
@@ -36,8 +36,6 @@ UNPACKED = {
     "bef4ecab320f06d8554ea6380940ec79": "8181f5470baa50b63fa0f6fddb340f0a",
     "bb300cfdad3c16e7a12a480ee83cd310": "15d484375f8d13e6eb1aabb0c3f46965",
 }
-SHIFTS = ("rotated", "noisy", "inverted", "low contrast")
-STRENGTHS = (1, 2, 3, 4, 5)
 PROBE_SECONDS = 10  # after this long without an answer there is no network
 DOWNLOAD_SECONDS = 8  # a stalled download is given up after this long
 
@@ -267,57 +265,6 @@ def random_affine(
     return F.grid_sample(images.float(), grid, align_corners=False)
 
 
-def shift(images: Tensor, kind: str, strength: int, seed: int = 0) -> Tensor:
-    """Return images as a camera, a scanner or another country might deliver them.
-
-    Kinds of corruption at five strengths, after Hendrycks and Dietterich: Benchmarking Neural
-    Network Robustness to Common Corruptions and Perturbations (ICLR 2019).
-
-    Parameters
-    ----------
-    images : Tensor
-        uint8, shape (N, C, H, W).
-    kind : {"rotated", "noisy", "inverted", "low contrast"}
-        Rotated by 12 degrees for each step of strength, to a random side; Gaussian noise with a
-        standard deviation of 25 for each step; inverted from the left, a fifth of the width for
-        each step; contrast around the image's mean lowered by 18 % for each step.
-    strength : int
-        0 (unchanged) to 5.
-    seed : int
-        Of the sides and of the noise.
-
-    Returns
-    -------
-    Tensor
-        uint8, same shape.
-
-    Raises
-    ------
-    ValueError
-        For an unknown kind or strength.
-    """
-    if kind not in SHIFTS or strength not in (0, *STRENGTHS):
-        raise ValueError(
-            f"kind {kind!r}, strength {strength!r}: known are {', '.join(SHIFTS)} at 0 to 5"
-        )
-    if strength == 0:
-        return images
-    generator = torch.Generator().manual_seed(seed)
-    if kind == "rotated":
-        sides = 2 * torch.randint(0, 2, (len(images),), generator=generator) - 1
-        return rotate(images, 12.0 * strength * sides)
-    if kind == "noisy":
-        return _noisy(images, 25.0 * strength, generator)
-    if kind == "inverted":
-        inverted = images.clone()
-        part = inverted[..., : images.shape[-1] * strength // 5]
-        part.copy_(255 - part)
-        return inverted
-    real = images.float()
-    mean = real.mean(dim=(1, 2, 3), keepdim=True)
-    return (mean + (1 - 0.18 * strength) * (real - mean)).round().to(torch.uint8)
-
-
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     """Rotate every image about its center by its own angle, counterclockwise, bilinearly.
 
@@ -340,7 +287,7 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     return F.grid_sample(images.float(), grid, align_corners=False).round().to(torch.uint8)
 
 
-def _noisy(images: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
+def noisy(images: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
     noise = deviation * torch.randn(images.shape, generator=generator)
     return (images + noise).round().clamp(0, 255).to(torch.uint8)
 
@@ -355,7 +302,7 @@ def _harder(images: Tensor, generator: torch.Generator) -> Tensor:
         top, left = torch.randint(0, height - 9, (2, count, 1, 1, 1), generator=generator)
         inside = (rows >= top) & (rows < top + 9) & (columns >= left) & (columns < left + 9)
         images = torch.maximum(images, others * inside)
-    return _noisy(images, 40.0, generator)
+    return noisy(images, 40.0, generator)
 
 
 def _digits(name: str) -> Dataset:

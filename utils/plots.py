@@ -20,8 +20,8 @@ from numpy import clip, geomspace, linspace, ma, minimum, ndarray, ndenumerate, 
 from pandas import DataFrame, Series
 from PIL import Image
 
-from utils.statistics import accuracy_interval
-from utils.variants import VARIANTS
+from utils.catalog import VARIANTS
+from utils.comparison import accuracy_interval
 
 FLOAT, INT8, GREY, ACCENT = "#0072B2", "#E69F00", "#8A8A8A", "#7B2D5B"
 STYLE = {
@@ -270,7 +270,7 @@ def quickstart(paired, float_bytes: int, int8_bytes: int, latency) -> tuple[Figu
     float_bytes, int8_bytes : int
         File sizes.
     latency : DataFrame
-        As :func:`utils.benchmark.summarize` returns it, float32 before int8 for each batch.
+        As :func:`utils.timing.summarize` returns it, float32 before int8 for each batch.
     """
     fig, axes = figure(1, 4, size=(10, 3.2))
     names, colors = ["float32", "int8"], [FLOAT, INT8]
@@ -316,7 +316,7 @@ def headline(paired, float_bytes: int, int8_bytes: int, verdicts: DataFrame) -> 
     float_bytes, int8_bytes : int
         File sizes.
     verdicts : DataFrame
-        As :func:`utils.benchmark.verdicts` returns it; batches 1 and 64 are drawn.
+        As :func:`utils.timing.verdicts` returns it; batches 1 and 64 are drawn.
     """
     fig, axes = figure(1, 4, size=(10, 3.2), width_ratios=[1, 0.8, 1.2, 1.2])
     accuracies = _paired_accuracy(axes[0], paired)
@@ -760,7 +760,7 @@ def latency_rounds(samples) -> tuple[Figure, str]:
     Parameters
     ----------
     samples : DataFrame
-        As :func:`utils.benchmark.latency` returns it; without a column ``call`` each row is a
+        As :func:`utils.timing.latency` returns it; without a column ``call`` each row is a
         round. The float32 variants' names start "float".
     """
     batches = samples["batch"].unique()
@@ -930,7 +930,7 @@ def one_call_or_many(
     low, median, high : float
         Median speed-up over the rounds, with the ends of the band around it.
     name : str
-        What the band is, see :func:`utils.benchmark.interval_name`.
+        What the band is, see :func:`utils.timing.interval_name`.
 
     Returns
     -------
@@ -968,7 +968,7 @@ def memory_bars(table: DataFrame) -> tuple[Figure, str]:
     Parameters
     ----------
     table : DataFrame
-        As :func:`utils.benchmark.memory` returns it: variant, file_mb, before_mb, after_mb,
+        As :func:`utils.lab.footprint.memory` returns it: variant, file_mb, before_mb, after_mb,
         peak_mb; NaN where a variant could not be run.
 
     Returns
@@ -1008,7 +1008,7 @@ def latency_distributions(samples: DataFrame, threads: int) -> tuple[Figure, str
     Parameters
     ----------
     samples : DataFrame
-        As :func:`utils.benchmark.latency` returns it. Of more than four batch sizes, four from the
+        As :func:`utils.timing.latency` returns it. Of more than four batch sizes, four from the
         smallest to the largest are drawn.
     threads : int
         Only the samples with so many threads.
@@ -1084,7 +1084,7 @@ def throughput_curves(summary: DataFrame) -> tuple[Figure, str]:
     Parameters
     ----------
     summary : DataFrame
-        As :func:`utils.benchmark.summarize` returns it.
+        As :func:`utils.timing.summarize` returns it.
 
     Returns
     -------
@@ -1369,7 +1369,7 @@ def ceilings(table: DataFrame) -> tuple[Figure, str]:
     Parameters
     ----------
     table : DataFrame
-        As :func:`utils.ceilings.measure` returns it: kind, kernel, value, unit, problem.
+        As :func:`utils.lab.roofline.measure` returns it: kind, kernel, value, unit, problem.
 
     Returns
     -------

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from numpy import histogram, linspace, median
 from pandas import DataFrame
 
-from utils.diagnosis import has_fault
+from utils.lab.diagnosis import has_fault
 from utils.plots import ACCENT, FLOAT, GREY, INT8, STYLE, figure, label
 
 # Lines that are all int8 differ in color, marker and dashes: any two can be told apart in grey.

@@ -9,7 +9,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from numpy import ndarray
 from pandas import DataFrame
 
-from utils.integer import Layer, Quantized
+from utils.lab.integer import Layer, Quantized
 from utils.plots import ACCENT, FLOAT, GREY, INT8, figure, label
 
 # What the picture of one digit shows, in the order of execution, where the network has it.

@@ -21,7 +21,7 @@ from nbconvert import HTMLExporter
 from torch import nn
 from tqdm import tqdm
 
-from utils import data, environment, files, models, plots, results, settings, statistics, training
+from utils import comparison, data, environment, files, models, plots, results, settings, training
 from utils.settings import PROJECT
 
 NOTEBOOKS = PROJECT / "notebooks"
@@ -278,7 +278,7 @@ def _make(output: Path, in_place: bool, only: list[str] | None) -> int:
             files.write_text(path, nbformat.writes(notebook) + "\n")
         print(f"{place}: {run.seconds:.0f} s", flush=True)
     if in_place:
-        results.update_readme(PROJECT / "README.md", results.summarize(kept))
+        results.update_readme(PROJECT / "README.md", results.collect(kept))
         save_headline_figure(kept)
     print(f"report: {output.name}/index.html")
     return 0
@@ -308,7 +308,7 @@ def save_headline_figure(folder: Path) -> None:
     """Draw ``headline.png``, the README's figure, from the results in a folder."""
     quantized, benchmark = (results.read(folder, name) for name in results.SOURCES)
     figure, _ = plots.headline(
-        statistics.Comparison(**quantized["comparison"]),
+        comparison.Comparison(**quantized["comparison"]),
         quantized["float_bytes"],
         quantized["int8_bytes"],
         pd.DataFrame(benchmark.get("headline") or benchmark["verdicts"]),
@@ -323,7 +323,7 @@ def _headline(folder: Path) -> str:
     if not all((folder / f"{name}.json").exists() for name in results.SOURCES):
         return "<p>The table of results appears when notebooks 03 and 04 have run.</p>"
     try:
-        summary = results.summarize(folder)
+        summary = results.collect(folder)
     except (results.ResultsError, KeyError) as error:  # other weights, or an older layout
         return f"<p>There is no table of results: {html.escape(str(error))}</p>"
     return results.headline(summary).to_html(index=False, border=0)

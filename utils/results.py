@@ -10,12 +10,11 @@ import pandas as pd
 import torch
 
 from utils import files
+from utils.catalog import ENOUGH_ROUNDS, VARIANTS
 from utils.settings import PROJECT, Settings
-from utils.variants import VARIANTS
 
 REFERENCE = PROJECT / "results"
 START, END = "<!-- results: generated, do not edit -->", "<!-- end of results -->"
-ENOUGH_ROUNDS = 20  # for a bootstrap interval; of fewer, the range is reported
 SOURCES = ("03_fusion_and_calibration", "04_cpu_benchmark")  # what the summary is made of
 
 
@@ -43,7 +42,7 @@ def write(settings: Settings, name: str, record: dict) -> Path:
     path = save(settings.results_dir / f"{name}.json", record)
     if all((path.parent / f"{source}.json").exists() for source in SOURCES):
         try:
-            save(path.parent / "summary.json", summarize(path.parent))
+            save(path.parent / "summary.json", collect(path.parent))
         except ResultsError as error:
             if name == SOURCES[-1]:  # an earlier notebook is followed by the one that mends it
                 print(f"summary.json is not written: {error}")
@@ -55,7 +54,7 @@ def save(path: Path, record: dict) -> Path:
     return files.write_text(path, json.dumps(_plain(record, path.stem), indent=1) + "\n")
 
 
-def summarize(path: Path) -> dict:
+def collect(path: Path) -> dict:
     """Build the flat summary from the notebooks' results in a folder.
 
     Returns

@@ -20,7 +20,7 @@ class ExperimentError(RuntimeError):
     """An experiment or its kept table cannot be used; the message says why and what to do."""
 
 
-def sweep(
+def run_all(
     settings: Settings,
     name: str,
     run: Callable[..., Mapping | list[Mapping]],
@@ -107,7 +107,8 @@ def _sources(run: Callable, seen: tuple[Callable, ...] = ()) -> list[str]:
 def _library() -> str:
     """Hash of every module that an experiment's numbers can depend on."""
     digest = hashlib.sha256()
-    modules = ("data", "diagnosis", "measures", "models", "quantization", "statistics", "training")
-    for name in modules:
+    core = ("data", "models", "training", "quantization", "comparison")
+    lab = ("corruptions", "observers", "diagnosis")
+    for name in (*core, *(f"lab/{name}" for name in lab)):
         digest.update((PROJECT / "utils" / f"{name}.py").read_bytes())
     return digest.hexdigest()

@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 import torch
 
-from utils import ceilings
-from utils.isolation import Outcome
+from utils.lab import roofline
+from utils.lab.isolation import Outcome
 
-ALL = [(kind, kernel) for kind, kernels in ceilings.KERNELS.items() for kernel in kernels]
+ALL = [(kind, kernel) for kind, kernels in roofline.KERNELS.items() for kernel in kernels]
 NATIVE = [pair for pair in ALL if pair[0] != "bfloat16"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
@@ -27,7 +27,7 @@ def settings_restored():
 @pytest.fixture
 def tiny(monkeypatch):
     for name, value in {"SIZE": 16, "IMAGES": 2, "CHANNELS": 8, "PIXELS": 5}.items():
-        monkeypatch.setattr(ceilings, name, value)
+        monkeypatch.setattr(roofline, name, value)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def fake_child(monkeypatch):
             asked.append((function, list(calls), seconds))
             return [answer(kind, kernel) for kind, kernel, _, _ in calls]
 
-        monkeypatch.setattr(ceilings.isolation, "call_each", call_each)
+        monkeypatch.setattr(roofline.isolation, "call_each", call_each)
         return asked
 
     return pretend
@@ -56,13 +56,13 @@ def one_second(monkeypatch):
         outputs.append((call(), budget))
         return 1.0
 
-    monkeypatch.setattr(ceilings, "_best_seconds", pretend)
+    monkeypatch.setattr(roofline, "_best_seconds", pretend)
     return outputs
 
 
 def test_a_row_for_every_kernel(fake_child):
     fake_child(lambda kind, kernel: Outcome(3.0))
-    table = ceilings.measure(working_sets=(1, 0.5, 512))
+    table = roofline.measure(working_sets=(1, 0.5, 512))
     assert list(table.columns) == ["kind", "kernel", "value", "unit", "problem"]
     reads = [
         (kind, kernel)
@@ -79,17 +79,17 @@ def test_a_row_for_every_kernel(fake_child):
 
 def test_every_kind_has_kernels_and_bfloat16_comes_last():
     """Without the instructions for it it may hang, and whatever follows needs a new child."""
-    assert list(ceilings.KERNELS) == ["float32", "int8", "bfloat16"]
-    for kernels in ceilings.KERNELS.values():
+    assert list(roofline.KERNELS) == ["float32", "int8", "bfloat16"]
+    for kernels in roofline.KERNELS.values():
         assert any(kernel.startswith("convolution") for kernel in kernels)
         assert any(kernel.startswith("matrix product") for kernel in kernels)
 
 
 def test_threads_seconds_and_limit_are_handed_on(fake_child):
     asked = fake_child(lambda kind, kernel: Outcome(3.0))
-    ceilings.measure(2, seconds=0.125, limit=7)
+    roofline.measure(2, seconds=0.125, limit=7)
     [(function, calls, seconds)] = asked
-    assert function is ceilings.run
+    assert function is roofline.run
     assert seconds == 7
     assert {call[2:] for call in calls} == {(2, 0.125)}
     assert [kind for kind, *_ in calls[:6]] == ["read 1 MB"] * 3 + ["read 512 MB"] * 3
@@ -97,8 +97,8 @@ def test_threads_seconds_and_limit_are_handed_on(fake_child):
 
 def test_working_sets_may_be_none_at_all(fake_child):
     fake_child(lambda kind, kernel: Outcome(3.0))
-    table = ceilings.measure(working_sets=())
-    assert list(table["kind"].unique()) == list(ceilings.KERNELS)
+    table = roofline.measure(working_sets=())
+    assert list(table["kind"].unique()) == list(roofline.KERNELS)
 
 
 def test_a_problem_has_no_value_but_words(fake_child):
@@ -106,7 +106,7 @@ def test_a_problem_has_no_value_but_words(fake_child):
         return Outcome(None, "ended by SIGILL") if kernel == "matrix product" else Outcome(2.0)
 
     fake_child(answer)
-    table = ceilings.measure()
+    table = roofline.measure()
     failed = table[table["kernel"] == "matrix product"]
     assert set(failed["kind"]) == {"float32", "bfloat16"}
     assert failed["value"].isna().all()
@@ -119,14 +119,14 @@ def test_a_problem_has_no_value_but_words(fake_child):
 def test_best_takes_the_highest_and_leaves_out_kinds_without_value():
     rows = [("a", 1.0), ("b", math.nan), ("a", 3.0), ("c", 5.0), ("a", 2.0), ("c", math.nan)]
     table = pd.DataFrame(rows, columns=["kind", "value"])
-    assert ceilings.best(table) == {"a": 3.0, "c": 5.0}
+    assert roofline.best(table) == {"a": 3.0, "c": 5.0}
 
 
 def test_int8_instructions_with_amx(monkeypatch):
     """FBGEMM has no kernels for AMX, so a ceiling that oneDNN sets with it is not FBGEMM's."""
     engines = type(torch.backends.quantized)
     monkeypatch.setattr(engines, "supported_engines", ["onednn", "x86", "fbgemm", "none"])
-    table = ceilings.int8_instructions(["amx_bf16", "amx_int8", "avx2", "avx512_vnni", "avx512f"])
+    table = roofline.int8_instructions(["amx_bf16", "amx_int8", "avx2", "avx512_vnni", "avx512f"])
     assert table.to_dict(orient="records") == [
         {"library": "onednn", "fastest": "amx_int8", "unused": ""},
         {"library": "fbgemm", "fastest": "avx512_vnni", "unused": "amx_int8"},
@@ -137,7 +137,7 @@ def test_int8_instructions_with_amx(monkeypatch):
 def test_threads_must_be_positive(fake_child, threads):
     asked = fake_child(lambda kind, kernel: Outcome(3.0))
     with pytest.raises(ValueError, match=f"threads={threads}: must be at least 1"):
-        ceilings.measure(threads)
+        roofline.measure(threads)
     assert not asked
 
 
@@ -145,13 +145,13 @@ def test_threads_must_be_positive(fake_child, threads):
 def test_working_sets_must_be_positive(fake_child, size):
     asked = fake_child(lambda kind, kernel: Outcome(3.0))
     with pytest.raises(ValueError, match=rf"working_sets=\(1, {size}\): every size"):
-        ceilings.measure(working_sets=(1, size))
+        roofline.measure(working_sets=(1, size))
     assert not asked
 
 
 @pytest.mark.parametrize(("kind", "kernel"), NATIVE)
 def test_operations_are_counted_from_what_comes_out(tiny, one_second, kind, kernel):
-    rate = ceilings.run(kind, kernel, 1, 0.25)
+    rate = roofline.run(kind, kernel, 1, 0.25)
     [(output, budget)] = one_second
     assert budget == 0.25
     if kernel.startswith("matrix product"):
@@ -167,7 +167,7 @@ def test_operations_are_counted_from_what_comes_out(tiny, one_second, kind, kern
 @pytest.mark.parametrize(("kind", "kernel"), [pair for pair in ALL if pair[0] == "bfloat16"])
 def test_bfloat16_is_measured_where_it_runs(tiny, one_second, kind, kernel):
     try:
-        rate = ceilings.run(kind, kernel, 1, 0.25)
+        rate = roofline.run(kind, kernel, 1, 0.25)
     except RuntimeError as error:
         pytest.skip(f"not on this processor: {str(error).splitlines()[0]}")
     [(output, _)] = one_second
@@ -178,25 +178,25 @@ def test_bfloat16_is_measured_where_it_runs(tiny, one_second, kind, kernel):
 
 def test_operations_at_full_size(monkeypatch):
     """Without running."""
-    monkeypatch.setattr(ceilings, "_best_seconds", lambda call, budget: 1.0)
-    assert ceilings.run("float32", "matrix product", 1, 1) == 2 * 1024**3 / 1e9
+    monkeypatch.setattr(roofline, "_best_seconds", lambda call, budget: 1.0)
+    assert roofline.run("float32", "matrix product", 1, 1) == 2 * 1024**3 / 1e9
     outputs = 8 * 128 * 28 * 28
-    assert ceilings.run("float32", "convolution", 1, 1) == 2 * outputs * 128 * 9 / 1e9
+    assert roofline.run("float32", "convolution", 1, 1) == 2 * outputs * 128 * 9 / 1e9
 
 
 def test_float_kernels_compute_the_same(tiny, one_second):
     for kernel in ("convolution", "convolution, weights packed"):
-        ceilings.run("float32", kernel, 1, 0.25)
+        roofline.run("float32", kernel, 1, 0.25)
     (plain, _), (packed, _) = one_second
     torch.testing.assert_close(plain, packed, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kernel", ceilings.READERS)
+@pytest.mark.parametrize("kernel", roofline.READERS)
 def test_bytes_are_counted_from_what_is_read(monkeypatch, one_second, kernel):
     read = []
-    reader = ceilings.READERS[kernel]
-    monkeypatch.setitem(ceilings.READERS, kernel, lambda x: read.append(x) or reader(x))
-    assert ceilings.run("read 0.5 MB", kernel, 1, 0.25) == pytest.approx(0.5e6 / 1e9)
+    reader = roofline.READERS[kernel]
+    monkeypatch.setitem(roofline.READERS, kernel, lambda x: read.append(x) or reader(x))
+    assert roofline.run("read 0.5 MB", kernel, 1, 0.25) == pytest.approx(0.5e6 / 1e9)
     [data] = read
     assert data.numel() * data.element_size() == 500_000
     [(output, _)] = one_second
@@ -210,10 +210,10 @@ def test_run_sets_the_threads_and_inference_mode(tiny, monkeypatch):
         seen.append((torch.get_num_threads(), torch.is_inference_mode_enabled()))
         return 1.0
 
-    monkeypatch.setattr(ceilings, "_best_seconds", look)
+    monkeypatch.setattr(roofline, "_best_seconds", look)
     for threads in (2, 1):
-        ceilings.run("float32", "matrix product", threads, 0.25)
-    ceilings.run("read 0.1 MB", "sum", 2, 0.25)
+        roofline.run("float32", "matrix product", threads, 0.25)
+    roofline.run("read 0.1 MB", "sum", 2, 0.25)
     assert seen == [(2, True), (1, True), (2, True)]
 
 
@@ -224,21 +224,21 @@ def test_the_best_call_counts_and_the_first_does_not(monkeypatch):
     def call():
         now[0] += next(steps)
 
-    monkeypatch.setattr(ceilings.time, "perf_counter", lambda: now[0])
-    assert ceilings._best_seconds(call, 10) == 2  # 5, 4 and 2 fill the time
+    monkeypatch.setattr(roofline.time, "perf_counter", lambda: now[0])
+    assert roofline._best_seconds(call, 10) == 2  # 5, 4 and 2 fill the time
 
 
 def test_at_least_three_calls_are_timed(monkeypatch):
     calls = []
-    ceilings._best_seconds(lambda: calls.append(0), 0)
+    roofline._best_seconds(lambda: calls.append(0), 0)
     assert len(calls) == 1 + 3
 
 
 def test_a_kernel_overruns_a_tiny_limit(monkeypatch):
     """End to end, in a child that is ended."""
-    monkeypatch.setattr(ceilings, "KERNELS", {"float32": {"matrix product": None}})
-    monkeypatch.setattr(ceilings, "READERS", {})
-    table = ceilings.measure(limit=1e-4)
+    monkeypatch.setattr(roofline, "KERNELS", {"float32": {"matrix product": None}})
+    monkeypatch.setattr(roofline, "READERS", {})
+    table = roofline.measure(limit=1e-4)
     assert table["problem"].tolist() == ["not done after 0.0001 s"]
     assert table["value"].isna().all()
-    assert ceilings.best(table) == {}
+    assert roofline.best(table) == {}

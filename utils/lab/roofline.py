@@ -1,17 +1,23 @@
-"""What this machine can do at best: multiplications and bytes per second, measured.
+"""What the layers have to do, and what this machine can do at best.
 
-Each figure is the best of several kernels, since no library is the fastest on every processor.
+Each ceiling is the best of several kernels, since no library is the fastest on every processor.
 All run in a child process, with a limit: some kernels were seen never to return.
 """
 
 import time
 from collections.abc import Callable
+from time import perf_counter as timer
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.ao.nn.intrinsic import ConvReLU2d
+from tqdm import tqdm
 
-from utils import isolation
+from utils.lab import isolation
+from utils.timing import steady, warm_up
 
 SIZE = 1024  # of square matrices: large enough to keep every unit busy, small enough to repeat
 IMAGES, CHANNELS, PIXELS = 8, 128, 28  # of the 3x3 convolutions
@@ -211,3 +217,118 @@ READERS = {
     "maximum": torch.Tensor.max,
     "dot product": lambda data: data.dot(data),
 }
+
+
+def layer_work(fused: nn.Module, images: Tensor) -> pd.DataFrame:
+    """Count what every convolution and linear layer of a fused float model has to do.
+
+    Products with padding are not needed, and weights that only ever meet padding need not be read:
+    some kernels leave both out, so a limit that holds for all must not count them.
+
+    Returns
+    -------
+    DataFrame
+        layer; operations (two per multiply-accumulate that is needed) and weights (that meet data);
+        all_operations and all_weights (with padding); activations (inputs plus outputs), all for
+        the whole batch.
+    """
+    rows = []
+
+    def count(name: str, module: nn.Module):
+        def hook(_, inputs: tuple[Tensor], output: Tensor) -> None:
+            pairs = module.weight.shape[0] * module.weight.shape[1]
+            met = taps(module, inputs[0].shape)  # taps x positions of the output
+            needed = 2 * len(output) * pairs * int(met.sum())
+            every = 2 * len(output) * pairs * met.numel()
+            weights = pairs * int(met.any(1).sum())
+            numbers = inputs[0].numel() + output.numel()
+            rows.append((name, needed, weights, every, module.weight.numel(), numbers))
+
+        return hook
+
+    hooks = []
+    for name, module in fused.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            place = name.removesuffix(".0") if _inside_fused(fused, name) else name
+            hooks.append(module.register_forward_hook(count(place, module)))
+    try:
+        with torch.inference_mode():
+            fused(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    columns = ["layer", "operations", "weights", "all_operations", "all_weights", "activations"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def taps(module: nn.Module, shape: torch.Size) -> Tensor:
+    """Return whether each tap of a layer's kernel meets data at each output position.
+
+    Parameters
+    ----------
+    module : nn.Conv2d or nn.Linear
+    shape : torch.Size
+        Of its input, (N, C, H, W).
+
+    Returns
+    -------
+    Tensor
+        bool, shape (taps, positions).
+    """
+    if isinstance(module, nn.Linear):
+        return torch.ones(1, 1, dtype=torch.bool)
+    c = module
+    where = {"dilation": c.dilation, "padding": c.padding, "stride": c.stride}
+    return nn.functional.unfold(torch.ones(1, 1, *shape[2:]), c.kernel_size, **where)[0] > 0
+
+
+def layer_times(
+    models: dict[str, nn.Module],
+    layers: list[str],
+    images: Tensor,
+    *,
+    rounds: int = 30,
+    threads: int = 1,
+) -> pd.DataFrame:
+    """Time layers where they stand, inside the running network, models in turn.
+
+    A layer timed alone finds its weights in the cache; inside the network it does not.
+
+    Returns
+    -------
+    DataFrame
+        layer, then a column for each model: median milliseconds.
+    """
+    took = {(name, layer): [] for name in models for layer in layers}
+    started = {}
+
+    def before(_module, _inputs) -> None:
+        started["at"] = timer()
+
+    hooks = []
+    for name, model in models.items():
+        for layer in layers:
+            module, into = model.get_submodule(layer), took[name, layer]
+            hooks.append(module.register_forward_pre_hook(before))
+            end = lambda *_, into=into: into.append(timer() - started["at"])  # noqa: E731
+            hooks.append(module.register_forward_hook(end))
+    try:
+        with steady(threads):
+            for model in models.values():
+                warm_up(model, images)
+            for times in took.values():
+                times.clear()
+            for _ in tqdm(range(rounds), desc="layers", unit="round", leave=False):
+                for model in models.values():
+                    model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    columns = {
+        name: [1e3 * float(np.median(took[name, layer])) for layer in layers] for name in models
+    }
+    return pd.DataFrame({"layer": layers, **columns})
+
+
+def _inside_fused(model: nn.Module, name: str) -> bool:
+    return isinstance(model.get_submodule(name.rpartition(".")[0]), ConvReLU2d)

@@ -6,7 +6,6 @@ All forms are loaded from files, so that a fresh process measures what this one 
 import copy
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,54 +13,11 @@ from torch import Tensor, nn
 from torch.ao.nn.intrinsic import ConvReLU2d
 
 from utils import quantization as ptq
+from utils.catalog import VARIANTS
 from utils.models import ResNet18
 from utils.training import save_atomically
 
 Model = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One form of the network.
-
-    Attributes
-    ----------
-    name : str
-        As in results: dtype, then runtime.
-    label : str
-        For tables and figures.
-    file : str
-        What it is loaded from, within the folder that :func:`export` fills.
-    package : str
-        What must be installed.
-    """
-
-    name: str
-    label: str
-    file: str
-    package: str = "torch"
-
-    @property
-    def dtype(self) -> str:
-        """``float32`` or ``int8``."""
-        return "float32" if self.name.startswith("float") else "int8"
-
-
-VARIANTS = {
-    variant.name: variant
-    for variant in (
-        Variant("float_eager", "float32, eager", "float.pt"),
-        Variant("float_fused", "float32, eager, fused", "float.pt"),
-        Variant("float_channels_last", "float32, fused, channels last", "float.pt"),
-        Variant("float_compiled", "float32, torch.compile, frozen", "float.pt"),
-        Variant("float_onnxruntime", "float32, ONNX Runtime", "float.onnx", "onnxruntime"),
-        Variant("float_openvino", "float32, OpenVINO", "float.onnx", "openvino"),
-        Variant("int8_fbgemm", "int8, eager, fbgemm", "int8.pt"),
-        Variant("int8_x86", "int8, eager, x86", "int8.pt"),
-        Variant("int8_onednn", "int8, eager, onednn", "int8.pt"),
-        Variant("int8_qnnpack", "int8, eager, qnnpack", "int8.pt"),
-    )
-}
 ENGINES = ("fbgemm", "x86", "onednn")  # that share fbgemm's ranges, and so one int8 file
 
 

@@ -8,11 +8,13 @@ import torch
 from torch import nn
 from torch.ao.nn.intrinsic import ConvReLU2d
 
-from utils import quantization, variants
-from utils.variants import VARIANTS, VariantError
+from utils import quantization
+from utils.catalog import VARIANTS
+from utils.lab import runtimes
+from utils.lab.runtimes import VariantError
 
 SHAPE = (2, 1, 28, 28)
-READY = [name for name in variants.names() if name != "float_compiled"]
+READY = [name for name in runtimes.names() if name != "float_compiled"]
 FLOAT = [name for name in READY if VARIANTS[name].dtype == "float32"]
 INT8 = [name for name in READY if VARIANTS[name].dtype == "int8"]
 
@@ -29,7 +31,7 @@ def folder(tmp_path_factory, float_model, images):
     """What export() writes, in a folder that did not exist."""
     engine = torch.backends.quantized.engine
     folder = tmp_path_factory.mktemp("variants") / "new" / "folder"
-    variants.export(folder, float_model, images)
+    runtimes.export(folder, float_model, images)
     torch.backends.quantized.engine = engine
     return folder
 
@@ -41,7 +43,7 @@ def without(monkeypatch):
     def pretend(*packages):
         real = importlib.util.find_spec
         fake = lambda name: None if name in packages else real(name)  # noqa: E731
-        monkeypatch.setattr(variants.importlib.util, "find_spec", fake)
+        monkeypatch.setattr(runtimes.importlib.util, "find_spec", fake)
 
     return pretend
 
@@ -52,8 +54,8 @@ def engines(monkeypatch):
 
     def pretend(*names):
         fake = SimpleNamespace(quantized=SimpleNamespace(supported_engines=list(names)))
-        monkeypatch.setattr(variants, "torch", SimpleNamespace(backends=fake))
-        monkeypatch.setattr(variants.ptq, "default_engine", lambda: names[0])
+        monkeypatch.setattr(runtimes, "torch", SimpleNamespace(backends=fake))
+        monkeypatch.setattr(runtimes.ptq, "default_engine", lambda: names[0])
 
     return pretend
 
@@ -68,8 +70,8 @@ def relative_error(found, expected):
 
 
 def test_names_are_variants_float_first():
-    names = variants.names()
-    assert set(names) == set(VARIANTS) - set(variants.missing())
+    names = runtimes.names()
+    assert set(names) == set(VARIANTS) - set(runtimes.missing())
     dtypes = [VARIANTS[name].dtype for name in names]
     assert dtypes == sorted(dtypes)  # "float32" < "int8"
     assert {"float_eager", "float_fused", "float_channels_last"} <= set(names)
@@ -86,17 +88,17 @@ def test_a_variant_s_name_and_label_begin_with_its_dtype():
 
 def test_missing_runtimes_name_the_file_to_install_from(without):
     without("onnxruntime", "openvino")
-    absent = variants.missing()
+    absent = runtimes.missing()
     for package in ("onnxruntime", "openvino"):
         reason = f"{package} is not installed: pip install -r requirements-runtimes.txt"
         assert absent[f"float_{package}"] == reason
-        assert f"float_{package}" not in variants.names()
+        assert f"float_{package}" not in runtimes.names()
     assert "float_eager" not in absent
 
 
 def test_onnx_files_need_onnxscript(without):
     without("onnxscript")
-    absent = variants.missing()
+    absent = runtimes.missing()
     for name in ("float_onnxruntime", "float_openvino"):
         assert "not installed" in absent[name]
     assert "float_eager" not in absent
@@ -104,13 +106,13 @@ def test_onnx_files_need_onnxscript(without):
 
 def test_without_runtimes_no_onnx_file_is_written(without, float_model, images, tmp_path):
     without("onnxruntime", "openvino")
-    variants.export(tmp_path, float_model, images[:8])
+    runtimes.export(tmp_path, float_model, images[:8])
     assert {path.name for path in tmp_path.iterdir()} == {"float.pt", "int8.pt"}
 
 
 def test_an_arm_processor_has_qnnpack_only(engines):
     engines("qnnpack", "fbgemm", "x86", "onednn")
-    absent = variants.missing()
+    absent = runtimes.missing()
     for engine in ("fbgemm", "x86", "onednn"):
         assert absent[f"int8_{engine}"] == "no engine for this processor, which uses qnnpack"
     assert "int8_qnnpack" not in absent
@@ -118,7 +120,7 @@ def test_an_arm_processor_has_qnnpack_only(engines):
 
 def test_an_x86_processor_has_the_engines_of_this_build(engines):
     engines("fbgemm", "x86", "qnnpack")
-    absent = variants.missing()
+    absent = runtimes.missing()
     assert absent["int8_onednn"] == "this build of torch has no engine onednn"
     assert absent["int8_qnnpack"] == "no engine for this processor, which uses fbgemm"
     assert not {"int8_fbgemm", "int8_x86"} & set(absent)
@@ -126,13 +128,13 @@ def test_an_x86_processor_has_the_engines_of_this_build(engines):
 
 def test_an_unknown_variant_is_answered_with_the_known_ones(tmp_path):
     with pytest.raises(VariantError, match=r"variant 'abacus' is unknown; .*float_eager.*int8_x86"):
-        variants.load("abacus", tmp_path, SHAPE)
+        runtimes.load("abacus", tmp_path, SHAPE)
 
 
 def test_an_unavailable_variant_says_why(without, tmp_path):
     without("openvino")
     with pytest.raises(VariantError, match="float_openvino: openvino is not installed: pip"):
-        variants.load("float_openvino", tmp_path, SHAPE)
+        runtimes.load("float_openvino", tmp_path, SHAPE)
 
 
 @pytest.mark.parametrize("name", READY)
@@ -141,7 +143,7 @@ def test_a_variant_that_cannot_be_built_says_why(name, tmp_path):
     (tmp_path / "float.pt").write_bytes(b"damaged")
     (tmp_path / "int8.pt").write_bytes(b"damaged")
     with pytest.raises(VariantError, match=rf"^{name}: \w+: .*\w") as caught:
-        variants.load(name, tmp_path, SHAPE)
+        runtimes.load(name, tmp_path, SHAPE)
     assert "\n" not in str(caught.value)
 
 
@@ -149,16 +151,16 @@ def test_a_failure_without_words_is_named(monkeypatch, tmp_path):
     def fail(*_):
         raise AssertionError
 
-    monkeypatch.setattr(variants, "_build", fail)
+    monkeypatch.setattr(runtimes, "_build", fail)
     with pytest.raises(VariantError, match=r"^float_eager: AssertionError: $"):
-        variants.load("float_eager", tmp_path, SHAPE)
+        runtimes.load("float_eager", tmp_path, SHAPE)
 
 
 @pytest.mark.parametrize("name", FLOAT)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_float_variants_agree_with_the_model(folder, float_model, images, name, threads):
     before = torch.get_num_threads()
-    model = variants.load(name, folder, SHAPE, threads)
+    model = runtimes.load(name, folder, SHAPE, threads)
     assert torch.get_num_threads() == before
     expected = logits(float_model, images[:2])
     found = logits(model, images[:2])
@@ -172,7 +174,7 @@ def test_int8_variants_agree_with_the_int8_model_bit_for_bit(folder, int8_model,
     default = torch.backends.quantized.engine
     expected = logits(int8_model, images[:2])
     for name in INT8:
-        model = variants.load(name, folder, SHAPE)
+        model = runtimes.load(name, folder, SHAPE)
         engine = name.removeprefix("int8_")
         assert torch.backends.quantized.engine == default  # only what is packed keeps its own
         found = logits(model, images[:2])
@@ -193,20 +195,20 @@ def test_int8_stands_in_its_own_file(folder):
 
 def test_the_layout_is_channels_last_where_the_name_says_so(folder):
     for name, expected in {"float_fused": False, "float_channels_last": True}.items():
-        weight = variants.load(name, folder, SHAPE).layer1[0].conv2.weight
+        weight = runtimes.load(name, folder, SHAPE).layer1[0].conv2.weight
         assert weight.is_contiguous(memory_format=torch.channels_last) is expected
 
 
 def test_fused_variants_have_no_batch_norm(folder):
     for name, expected in {"float_eager": 20, "float_fused": 0, "float_channels_last": 0}.items():
-        modules = variants.load(name, folder, SHAPE).modules()
+        modules = runtimes.load(name, folder, SHAPE).modules()
         assert sum(isinstance(module, nn.BatchNorm2d) for module in modules) == expected
 
 
 @pytest.mark.parametrize("name", [name for name in FLOAT if VARIANTS[name].file == "float.onnx"])
 def test_the_onnx_file_takes_any_batch_and_size(folder, float_model, name):
     x = torch.randn(3, 1, 40, 36, generator=torch.Generator().manual_seed(0))
-    found = logits(variants.load(name, folder, tuple(x.shape)), x)
+    found = logits(runtimes.load(name, folder, tuple(x.shape)), x)
     assert relative_error(found, logits(float_model, x)) < 1e-4
 
 
@@ -218,7 +220,7 @@ def test_onnx_runtime_gets_the_threads(folder, monkeypatch):
     real = onnxruntime.InferenceSession
     spy = lambda path, options, **kw: seen.append(options) or real(path, options, **kw)  # noqa: E731
     monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
-    variants.load("float_onnxruntime", folder, SHAPE, 2)
+    runtimes.load("float_onnxruntime", folder, SHAPE, 2)
     assert [(o.intra_op_num_threads, o.inter_op_num_threads) for o in seen] == [(2, 1)]
 
 
@@ -234,7 +236,7 @@ def test_openvino_gets_the_threads_and_stays_in_float32(folder, monkeypatch):
         return real(core, model, device, settings)
 
     monkeypatch.setattr(openvino.Core, "compile_model", spy)
-    variants.load("float_openvino", folder, SHAPE, 2)
+    runtimes.load("float_openvino", folder, SHAPE, 2)
     [(shape, device, settings)] = seen
     assert (shape, device) == (list(SHAPE), "CPU")
     assert settings["INFERENCE_NUM_THREADS"] == 2
@@ -244,7 +246,7 @@ def test_openvino_gets_the_threads_and_stays_in_float32(folder, monkeypatch):
 @pytest.fixture
 def compiled(folder):
     try:
-        return variants.load("float_compiled", folder, SHAPE, 1)
+        return runtimes.load("float_compiled", folder, SHAPE, 1)
     except VariantError as error:
         if "compiler" not in str(error):
             raise
@@ -274,9 +276,9 @@ def test_a_failure_to_compile_is_a_variant_error(folder, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(variants.torch, "compile", fail)
+    monkeypatch.setattr(runtimes.torch, "compile", fail)
     with pytest.raises(VariantError, match=r"^float_compiled: RuntimeError: no compiler found$"):
-        variants.load("float_compiled", folder, SHAPE, 2)
+        runtimes.load("float_compiled", folder, SHAPE, 2)
     assert torch.get_num_threads() == 1
 
 
@@ -298,7 +300,7 @@ def test_every_convolution_can_be_replaced(float_model, fused, images):
             made.append((keep(conv, shape, has_relu), has_relu))
             return made[-1][0]
 
-        replaced = variants.replace_convolutions(model, make, images[:3])
+        replaced = runtimes.replace_convolutions(model, make, images[:3])
         assert len(made) == 20
         assert sum(has_relu for _, has_relu in made) == relus
         assert {id(module) for module, _ in made} <= {id(module) for module in replaced.modules()}
@@ -317,7 +319,7 @@ def test_the_stem_and_the_first_of_each_block_have_a_relu_when_fused(fused, imag
         made.has_relu = has_relu
         return made
 
-    replaced = variants.replace_convolutions(fused, mark, images[:2])
+    replaced = runtimes.replace_convolutions(fused, mark, images[:2])
     flags = {n: m.has_relu for n, m in replaced.named_modules() if hasattr(m, "has_relu")}
     blocks = [f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]
     downsampled = [f"layer{stage}.0.downsample.0" for stage in (2, 3, 4)]
@@ -340,7 +342,7 @@ def test_the_shapes_are_those_of_the_inputs(float_model, fused, images):
         for hook in hooks:
             hook.remove()
         given = []
-        variants.replace_convolutions(
+        runtimes.replace_convolutions(
             model,
             lambda conv, shape, _, given=given: given.append(shape) or nn.Conv2d(1, 1, 1),
             images[:3],
@@ -357,7 +359,7 @@ def test_replacing_leaves_the_original_alone(fused, images):
             conv.weight.zero_()
         return keep(conv, shape, has_relu)
 
-    replaced = variants.replace_convolutions(fused, zero, images[:2])
+    replaced = runtimes.replace_convolutions(fused, zero, images[:2])
     assert not torch.equal(logits(replaced, images[:2]), expected)
     assert torch.equal(logits(fused, images[:2]), expected)
     after = fused.state_dict()
@@ -368,5 +370,5 @@ def test_replacing_leaves_the_original_alone(fused, images):
 
 def test_no_hook_is_left_to_be_timed(float_model, fused, images):
     for model in (float_model, fused):
-        replaced = variants.replace_convolutions(model, keep, images[:2])
+        replaced = runtimes.replace_convolutions(model, keep, images[:2])
         assert not any(module._forward_pre_hooks for module in replaced.modules())

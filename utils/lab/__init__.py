@@ -1,0 +1,1 @@
+"""Apparatus of single notebooks: nothing in the core imports it."""
