@@ -21,7 +21,9 @@ from nbconvert import HTMLExporter
 from torch import nn
 from tqdm import tqdm
 
-from utils import comparison, data, environment, files, models, plots, results, settings, training
+from utils import comparison, data, environment, files, models, results, settings, training
+from utils.figures import quantization as quantization_figures
+from utils.figures import style
 from utils.settings import PROJECT
 
 NOTEBOOKS = PROJECT / "notebooks"
@@ -307,7 +309,7 @@ def _train(current: settings.Settings, dataset: data.Dataset) -> nn.Module:
 def save_headline_figure(folder: Path) -> None:
     """Draw ``headline.png``, the README's figure, from the results in a folder."""
     quantized, benchmark = (results.read(folder, name) for name in results.SOURCES)
-    figure, _ = plots.headline(
+    figure, _ = quantization_figures.headline(
         comparison.Comparison(**quantized["comparison"]),
         quantized["float_bytes"],
         quantized["int8_bytes"],
@@ -315,7 +317,7 @@ def save_headline_figure(folder: Path) -> None:
     )
     files.write_atomically(
         folder / "headline.png",
-        lambda path: figure.savefig(path, format="png", dpi=plots.DPI, metadata={"Software": None}),
+        lambda path: figure.savefig(path, format="png", dpi=style.DPI, metadata={"Software": None}),
     )
 
 

@@ -1,4 +1,4 @@
-"""The figures of the integer arithmetic; colors and helpers are those of :mod:`utils.plots`."""
+"""Figures of notebook 05."""
 
 import re
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from numpy import ndarray
 from pandas import DataFrame
 
+from utils.figures.style import ACCENT, FLOAT, GREY, INT8, figure, label
 from utils.lab.integer import Layer, Quantized
-from utils.plots import ACCENT, FLOAT, GREY, INT8, figure, label
 
 # What the picture of one digit shows, in the order of execution, where the network has it.
 STATIONS = (
@@ -22,7 +22,6 @@ STATIONS = (
     "layer3.1.add_relu",
     "layer4.1.add_relu",
 )
-
 LINES = [
     {"color": "#E69F00", "marker": "s", "linestyle": "-"},
     {"color": "#8A5200", "marker": "X", "linestyle": "--"},

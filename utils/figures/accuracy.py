@@ -1,68 +1,13 @@
-"""Figures of notebook 06: when int8 costs accuracy. Same look and rules as :mod:`utils.plots`."""
+"""Figures of notebook 06."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy import histogram, linspace, median
 from pandas import DataFrame
 
+from utils.figures.charts import LINES
+from utils.figures.style import FLOAT, INT8, STYLE, figure, label
 from utils.lab.diagnosis import has_fault
-from utils.plots import ACCENT, FLOAT, GREY, INT8, STYLE, figure, label
-
-# Lines that are all int8 differ in color, marker and dashes: any two can be told apart in grey.
-LOOKS = (
-    {"color": INT8, "marker": "s", "linestyle": "-"},
-    {"color": "black", "marker": "v", "linestyle": "-."},
-    {"color": ACCENT, "marker": "D", "linestyle": ":"},
-    {"color": GREY, "marker": "^", "linestyle": "--"},
-    {"color": "#009E73", "marker": "P", "linestyle": (0, (5, 1))},
-    {"color": "#D55E00", "marker": "X", "linestyle": (0, (1, 1))},
-)
-
-
-def lines(
-    tables: dict[str, DataFrame], by: str, x: str, title: str, x_label: str, *, base: int = 2
-) -> tuple[Figure, str]:
-    """Draw means with 95 % intervals over a logarithmic axis, a panel a measure, a line a choice.
-
-    Parameters
-    ----------
-    tables : dict of str to DataFrame
-        Label of the vertical axis, with the unit, to a table with the columns ``by``, ``x``, mean,
-        low and high.
-    by, x : str
-        Columns: which line, and where along it.
-    title, x_label : str
-    base : int
-        Of the logarithm.
-
-    Returns
-    -------
-    Figure, str
-        The figure and its alt text.
-    """
-    fig, axes = figure(1, len(tables), size=(5 * len(tables), 3.8), squeeze=False)
-    said = []
-    for ax, (y_label, table) in zip(axes[0], tables.items(), strict=True):
-        middle = (table[by].nunique() - 1) / 2
-        for number, (name, rows) in enumerate(table.groupby(by, sort=False)):
-            spread = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
-            beside = rows[x] * base ** (0.12 * (number - middle))  # so that no bar hides another
-            look = {"capsize": 3, "markersize": 5, **LOOKS[number]}
-            ax.errorbar(beside, rows["mean"], yerr=spread, label=name, **look)
-            first, last = rows.iloc[0], rows.iloc[-1]
-            said.append(
-                f"{y_label}, {name}: {first['mean']:.3g} at {first[x]:,}, "
-                f"{last['mean']:.3g} at {last[x]:,}"
-            )
-        ax.set_xscale("log", base=base)
-        ticks = sorted(table[x].unique())
-        ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks], fontsize=8)
-        ax.minorticks_off()
-        ax.grid(axis="y", alpha=0.3)
-        label(ax, "", x_label, y_label)
-    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
-    _legend(fig, axes[0][0])
-    return fig, f"{title}. Means with 95 % intervals. {'; '.join(said)}."
 
 
 def measures_moved(table: DataFrame) -> tuple[Figure, str]:
@@ -84,7 +29,7 @@ def measures_moved(table: DataFrame) -> tuple[Figure, str]:
     said = []
     for ax, dataset in zip(axes[0], datasets, strict=True):
         rows = table[table["dataset"] == dataset]
-        for look, (measure, line) in zip(LOOKS, rows.groupby("measure", sort=False), strict=False):
+        for look, (measure, line) in zip(LINES, rows.groupby("measure", sort=False), strict=False):
             ax.plot(line["bits"], line["moved"].clip(lower=0.05), label=measure, **look)
             beyond = line[line["moved"] > 1]["bits"]
             said.append(
@@ -145,44 +90,6 @@ def margin_histogram(float_margin, int8_margin, flipped) -> tuple[Figure, str]:
     )
 
 
-def dots(tables: dict[str, DataFrame], by: str, title: str) -> tuple[Figure, str]:
-    """Draw a mean with its 95 % interval for each choice, a panel a measure.
-
-    Parameters
-    ----------
-    tables : dict of str to DataFrame
-        Label of the horizontal axis, with the unit, to a table with the columns ``by``, mean, low
-        and high; the same choices in the same order in each.
-    by : str
-        Column with the names of the choices.
-    title : str
-
-    Returns
-    -------
-    Figure, str
-        The figure and its alt text.
-    """
-    names = next(iter(tables.values()))[by].tolist()
-    size = (4.6 * len(tables) + 1.5, 0.34 * len(names) + 1.5)
-    fig, axes = figure(1, len(tables), size=size, squeeze=False, sharey=True)
-    said = []
-    for ax, (x_label, table) in zip(axes[0], tables.items(), strict=True):
-        spread = [table["mean"] - table["low"], table["high"] - table["mean"]]
-        ax.errorbar(
-            table["mean"], range(len(table)), xerr=spread, linestyle="", capsize=4, **STYLE[INT8]
-        )
-        ax.grid(alpha=0.3)
-        label(ax, "", x_label)
-        said.append(
-            f"{x_label}: "
-            + ", ".join(f"{n} {v:.3g}" for n, v in zip(names, table["mean"], strict=True))
-        )
-    axes[0][0].set_yticks(range(len(names)), names)
-    axes[0][0].invert_yaxis()
-    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
-    return fig, f"{title}. Means with 95 % intervals. {'; '.join(said)}."
-
-
 def layer_costs(table: DataFrame) -> tuple[Figure, str]:
     """Draw what one layer in int8 costs, above what one layer back in float32 gives back.
 
@@ -205,7 +112,7 @@ def layer_costs(table: DataFrame) -> tuple[Figure, str]:
         "per_channel_db": "weights alone, per channel",
         "per_tensor_db": "weights alone, per tensor",
     }
-    for look, (column, name) in zip(LOOKS, looks.items(), strict=False):
+    for look, (column, name) in zip(LINES, looks.items(), strict=False):
         alone.plot(x, table[column], label=name, **look)
     alone.margins(y=0.2)  # room for the legend
     alone.legend(frameon=False, fontsize=8, loc="lower center", ncols=3)
@@ -308,7 +215,7 @@ def shifts(table: DataFrame, differences: DataFrame) -> tuple[Figure, str]:
         top, bottom = axes[:, column]
         top.plot(rows["strength"], rows["float32"], label="float32", **STYLE[FLOAT])
         top.plot(rows["strength"], rows["int8"], label="int8", linestyle="--", **STYLE[INT8])
-        for look, (bits, line) in zip(LOOKS, apart.groupby("bits"), strict=False):
+        for look, (bits, line) in zip(LINES, apart.groupby("bits"), strict=False):
             spread = [line["mean"] - line["low"], line["high"] - line["mean"]]
             name = f"{bits} bits"
             bottom.errorbar(
@@ -347,9 +254,9 @@ def diagnosis(table: DataFrame, title: str) -> tuple[Figure, str]:
     fig, ax = figure(size=(9, 4))
     x = range(len(table))
     for column, name, look in (
-        ("sqnr_db", "all that came together", LOOKS[0]),
-        ("own_db", "this range and step alone", LOOKS[1]),
-        ("weight_db", "these weights alone", {**LOOKS[2], "linestyle": ""}),
+        ("sqnr_db", "all that came together", LINES[0]),
+        ("own_db", "this range and step alone", LINES[1]),
+        ("weight_db", "these weights alone", {**LINES[2], "linestyle": ""}),
     ):
         ax.plot(x, table[column], label=name, markersize=5, **look)
     faults = [row for row in x if has_fault(table).iloc[row]]

@@ -1,0 +1,157 @@
+"""The style and the general charts: they draw, say what they draw, and stay legible in grey."""
+
+import base64
+import io
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from utils import figures
+from utils.catalog import VARIANTS
+from utils.figures import charts, style
+
+RANGES = pd.DataFrame(
+    [
+        ("a", 1, 0.5, 0.4, 0.6),
+        ("a", 4, 0.7, 0.6, 0.9),
+        ("b", 1, 0.1, 0.0, 0.2),
+        ("b", 4, 0.3, 0, 1),
+    ],
+    columns=["choice", "images", "mean", "low", "high"],
+)
+CHARTS = {
+    "bars": (
+        lambda: figures.bars(pd.Series({"one": 1.5, "two": 250.0}), "Sizes", "MB"),
+        "two: 250",
+    ),
+    "grouped bars": (
+        lambda: figures.bars(
+            pd.DataFrame({"float32": [4.0, 8], "int8": [1.0, np.nan]}, ["a", "b"]), "Sizes", "MB"
+        ),
+        "a: float32 4, int8 1",
+    ),
+    "dots": (
+        lambda: figures.dots({"SQNR (dB)": RANGES[:2]}, "choice", "Dots", reference=0),
+        "a 0.5",
+    ),
+    "lines": (
+        lambda: figures.lines({"points": RANGES}, "choice", "images", "Lines", "images (log)"),
+        "points, b: 0.1 at 1, 0.3 at 4",
+    ),
+    "linear lines": (
+        lambda: figures.lines(
+            {"points": RANGES.drop(columns=["low", "high"])},
+            "choice",
+            "images",
+            "L",
+            "n",
+            base=None,
+        ),
+        "points, a: 0.5 at 1, 0.7 at 4",
+    ),
+    "heat map": (
+        lambda: figures.heat_map(
+            pd.DataFrame({"x": [1.0, 0.5], "y": [2.0, 3.0]}, ["r", "s"]), "Map", "c", "row", "times"
+        ),
+        "row s: x 0.5, y 3",
+    ),
+    "differences": (
+        lambda: figures.heat_map(
+            pd.DataFrame({"x": [-1.0, 0.0]}), "Map", "column", "row", "points", neutral=0
+        ),
+        "row 0: x -1",
+    ),
+    "histograms": (
+        lambda: figures.histograms(
+            {"float32": np.arange(9.0), "int8": np.arange(4.0)}, "H", "value", marks={"end": 7.5}
+        ),
+        "int8: 4 values from 0 to 3; end at 7.5",
+    ),
+    "gallery": (
+        lambda: figures.gallery(np.zeros((3, 1, 28, 28)), ["a", "b", "c"], "Three", "three digits"),
+        "three digits",
+    ),
+}
+
+
+def pixels(fig):
+    """The figure as an array (height, width, 4)."""
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png")
+    return np.asarray(Image.open(buffer))
+
+
+@pytest.mark.parametrize(("draw", "said"), CHARTS.values(), ids=CHARTS)
+def test_a_chart_draws_and_its_alt_text_names_the_data(draw, said):
+    fig, alt = draw()
+    assert said in alt
+    assert len(np.unique(pixels(fig).reshape(-1, 4), axis=0)) > 2
+    assert not pyplot.get_fignums()  # no global state
+    for ax in fig.axes:
+        if ax.axison and ax.get_label() != "<colorbar>":
+            assert ax.get_xlabel()
+
+
+@pytest.mark.parametrize("name", [name for name in CHARTS if name != "gallery"])
+def test_tick_labels_do_not_overlap(name):
+    fig, _ = CHARTS[name][0]()
+    fig.draw_without_rendering()
+    for axis in (axis for ax in fig.axes for axis in (ax.xaxis, ax.yaxis)):
+        boxes = [t.get_window_extent() for t in axis.get_ticklabels() if t.get_text()]
+        for one, two in itertools.pairwise(boxes):
+            assert not one.overlaps(two), f"{name}: two tick labels overlap"
+
+
+def test_bars_highlight_a_row_and_refuse_an_unknown_one():
+    table = pd.Series({"one": 1.0, "two": 2.0})
+    fig, alt = figures.bars(table, "T", "ms", highlight="two")
+    assert alt.endswith("two is highlighted.")
+    first, second = fig.axes[0].patches
+    assert first.get_facecolor() != second.get_facecolor()
+    with pytest.raises(ValueError, match="three"):
+        figures.bars(table, "T", "ms", highlight="three")
+
+
+def test_float_and_int8_keep_their_colors_in_every_chart():
+    table = pd.DataFrame({"float32": [1.0], "int8": [2.0]}, ["a"])
+    left, right = figures.bars(table, "T", "ms")[0].axes[0].patches
+    assert left.get_facecolor()[:3] == to_rgb(figures.FLOAT)
+    assert right.get_facecolor()[:3] == to_rgb(figures.INT8)
+
+
+def lightness(color):
+    return np.dot(to_rgb(color), (0.299, 0.587, 0.114))
+
+
+def test_float_and_int8_differ_in_lightness_and_marker():
+    assert abs(lightness(figures.FLOAT) - lightness(figures.INT8)) > 0.2
+    assert figures.STYLE[figures.FLOAT]["marker"] != figures.STYLE[figures.INT8]["marker"]
+
+
+def test_lines_and_variants_can_be_told_apart_without_color():
+    assert set(style.LOOKS) == set(VARIANTS)
+    for looks in (
+        [(x["marker"], x["linestyle"]) for x in charts.LINES],
+        [(marker, line) for _, marker, line in style.LOOKS.values()],
+    ):
+        assert len(set(looks)) == len(looks)
+
+
+def test_an_unknown_variant_looks_like_its_dtype():
+    assert style.look("int8_new") == {**figures.STYLE[figures.INT8], "linestyle": "-"}
+
+
+def test_show_publishes_the_picture_with_its_alt_text(monkeypatch):
+    published = []
+    monkeypatch.setattr(style, "publish_display_data", lambda *a: published.append(a))
+    figures.show(figures.figure(size=(2, 1))[0], "an empty frame")
+    ((data, metadata),) = published
+    assert Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).size == (200, 100)
+    assert metadata["image/png"]["alt"] == data["text/plain"] == "an empty frame"
+    with pytest.raises(ValueError, match="alt text"):
+        figures.show(figures.figure()[0], " ")
