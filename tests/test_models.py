@@ -5,12 +5,16 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.ao.nn.intrinsic import ConvReLU2d
 
+from utils import quantization
 from utils.models import (
     BasicBlock,
     QuantizableBasicBlock,
     QuantizableResNet18,
     ResNet18,
+    hooked,
+    layers_of,
     tq,
 )
 
@@ -144,3 +148,24 @@ def test_quantizing_the_plain_network_fails(float_model, images):
         prepared(images[:8])
         with pytest.raises(NotImplementedError, match="Quantized"):
             tq.convert(prepared)(images[:1])
+
+
+def test_hooks_see_fused_layers_and_are_gone_after_an_error(float_model, images):
+    fused = quantization.fuse(float_model)
+    layers = layers_of(fused, nn.Conv2d, nn.Linear, ConvReLU2d)
+    assert len(layers) == 21 and "conv1" in layers and "conv1.0" not in layers
+    seen = []
+    with (
+        pytest.raises(ZeroDivisionError),
+        hooked(
+            layers,
+            lambda name, module, inputs, output: seen.append(("after", name)),
+            before=lambda name, module, inputs: seen.append(("before", name)),
+        ),
+    ):
+        fused(images[:1])
+        raise ZeroDivisionError
+    assert seen[:2] == [("before", "conv1"), ("after", "conv1")]
+    assert len(seen) == 42
+    fused(images[:1])
+    assert len(seen) == 42

@@ -4,14 +4,17 @@ He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition (CVPR 2016), s
 table 1. Submodules carry torchvision's names, so that a ``state_dict`` fits either way.
 """
 
+import contextlib
 import hashlib
 import warnings
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 try:
     import torch.ao.quantization as tq
+    from torch.ao.nn.intrinsic import _FusedModule
     from torch.ao.nn.quantized import FloatFunctional
 except ImportError as error:
     raise ImportError(
@@ -164,6 +167,44 @@ class QuantizableResNet18(ResNet18):
         for module in self.modules():
             if isinstance(module, QuantizableBasicBlock):
                 module.fuse()
+
+
+def layers_of(model: nn.Module, *kinds: type[nn.Module]) -> dict[str, nn.Module]:
+    """Return the layers of these types by name, in order; parts of a fused layer are left out."""
+    parts = {id(m) for f in model.modules() if isinstance(f, _FusedModule) for m in f.children()}
+    named = {name: module for name, module in model.named_modules() if id(module) not in parts}
+    return {name: module for name, module in named.items() if isinstance(module, kinds)}
+
+
+@contextlib.contextmanager
+def hooked(
+    modules: Mapping[str, nn.Module],
+    after: Callable[[str, nn.Module, tuple, object], None] | None = None,
+    *,
+    before: Callable[[str, nn.Module, tuple], None] | None = None,
+) -> Iterator[None]:
+    """Watch modules in this block; the hooks are removed when it ends, also by an error.
+
+    Parameters
+    ----------
+    modules : mapping of str to nn.Module
+    after : callable, optional
+        Called as ``after(name, module, inputs, output)`` at the end of each forward, before any
+        other hook.
+    before : callable, optional
+        Called as ``before(name, module, inputs)`` at the start of each forward.
+    """
+    with contextlib.ExitStack() as stack:
+        for name, module in modules.items():
+            if before is not None:
+                hook = module.register_forward_pre_hook(lambda m, x, name=name: before(name, m, x))
+                stack.callback(hook.remove)
+            if after is not None:
+                handle = module.register_forward_hook(
+                    lambda m, x, y, name=name: after(name, m, x, y), prepend=True
+                )
+                stack.callback(handle.remove)
+        yield
 
 
 def weights_hash(model: nn.Module) -> str:
