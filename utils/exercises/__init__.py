@@ -1,0 +1,36 @@
+"""Self-checks of the exercises, a file for each notebook: they say what is wrong and where to look.
+
+A check prints one line for a right answer, and raises :class:`Hint` for a wrong one, which Jupyter
+shows as one line as well. A cell that was not filled in is not wrong yet, except to a grader.
+"""
+
+import os
+
+
+class Hint(AssertionError):
+    """What is wrong with an answer and what to look at; shown without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Not yet. {self}"]
+
+
+def answered(*answers: object) -> bool:
+    """Say whether all answers were filled in; remind of those that are still ``...`` or None.
+
+    Raises
+    ------
+    Hint
+        Instead of the reminder, where nbgrader grades.
+    """
+    if not any(answer is ... or answer is None for answer in answers):
+        return True
+    message = "There is no answer yet: replace the ... in the cell above and run it again."
+    if os.environ.get("NBGRADER_EXECUTION") == "autograde":
+        raise Hint(message)
+    print(message)
+    return False
+
+
+def correct(message: str) -> None:
+    """Print that the answer is right, and what follows from it."""
+    print(f"Correct. {message}")
