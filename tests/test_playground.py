@@ -1,0 +1,157 @@
+"""The browser's engine computes the integers of the integer network, code for code."""
+
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from utils.lab import playground
+from utils.lab.integer import Arithmetic, IntegerResNet18
+
+NODE = shutil.which("node")
+CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
+COUNT = 200
+RUN = """
+import { readFileSync, writeFileSync } from "fs";
+import { parse, run, explain, FBGEMM } from "./int8.mjs";
+const model = parse(readFileSync("model.bin")), pixels = readFileSync("pixels.bin"), codes = [];
+const choice = { ...FBGEMM, ...JSON.parse(process.argv[2]) };
+for (let n = 0; n < Math.min(pixels.length, 784 * process.argv[3]); n += 784) {
+  const out = run(model, pixels.subarray(n, n + 784), choice);
+  for (const x of Object.values(out)) codes.push(Buffer.from(x.q));
+  const name = "layer2.0.conv1", y = out[name], place = n % y.q.length;
+  const { code } = explain(model.layers[name], y.from, place, choice);
+  if (code !== y.q[place]) throw new Error(`explained ${code}, computed ${y.q[place]}`);
+}
+writeFileSync("codes.bin", Buffer.concat(codes));
+"""
+
+
+@pytest.fixture(scope="module")
+def network(int8_model):
+    return IntegerResNet18.from_quantized(int8_model)
+
+
+@pytest.fixture(scope="module")
+def model(network, digits):
+    pixels, labels = digits.test_images[:COUNT].numpy(), digits.test_labels.numpy()
+    return playground.pack(network, digits.mean, digits.std, pixels[:5], labels[:5])
+
+
+@pytest.fixture(scope="module")
+def folder(model, digits, tmp_path_factory):
+    """What Node needs: the engine, the model and the digits."""
+    folder = tmp_path_factory.mktemp("playground")
+    shutil.copy(playground.FOLDER / "int8.js", folder / "int8.mjs")
+    (folder / "run.mjs").write_text(RUN)
+    (folder / "model.bin").write_bytes(model)
+    (folder / "pixels.bin").write_bytes(digits.test_images[:COUNT].numpy().tobytes())
+    return folder
+
+
+def node(folder, choice="{}", count=COUNT):
+    """Run the engine; return its standard error, empty where all went well."""
+    if NODE is None:
+        pytest.skip("Node is not installed")
+    command = [NODE, "run.mjs", choice, str(count)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True).stderr
+
+
+CHOICES = {
+    "fbgemm": ("{}", Arithmetic(), COUNT),
+    "half away": ('{"rounding": "half away"}', Arithmetic(rounding="half away"), 20),
+    "code 0 around": ('{"padding": "zero"}', Arithmetic(padding="zero"), 20),
+    "int16": ('{"accumulator": "int16 pairs"}', Arithmetic(accumulator="int16 pairs"), 20),
+}
+
+
+@pytest.mark.parametrize(("choice", "arithmetic", "count"), CHOICES.values(), ids=CHOICES)
+def test_every_code_of_every_layer_is_equal(folder, network, digits, choice, arithmetic, count):
+    assert node(folder, choice, count) == ""
+    images = digits.normalizer()(digits.test_images[:count])
+    expected = [y.q.reshape(count, -1) for y in network.activations(images, arithmetic).values()]
+    expected = np.concatenate(expected, axis=1)
+    found = np.fromfile(folder / "codes.bin", np.uint8).reshape(count, -1)
+    assert found.shape == expected.shape
+    assert int((found != expected).sum()) == 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda b: b"PK" + b[2:], "not a model"),
+        (lambda b: b[:7] + b"\x63" + b[8:], "version 99"),
+        (lambda b: b[:-1], "damaged or incomplete"),
+        (lambda b: b[:5000] + bytes([b[5000] ^ 1]) + b[5001:], "damaged or incomplete"),
+        (lambda b: b[:10], "damaged or incomplete"),
+    ],
+)
+def test_a_damaged_or_newer_model_is_refused_in_words(folder, model, damage, said):
+    (folder / "model.bin").write_bytes(damage(model))
+    try:
+        assert said in node(folder, count=1)
+    finally:
+        (folder / "model.bin").write_bytes(model)
+
+
+def test_idle_taps_are_left_out(network, model):
+    weights = sum(layer.weight.size for layer in network.layers.values())
+    assert len(model) < 0.4 * weights
+    kernel, padding, out = playground.cropped(network.layers["layer4.0.conv1"], 2)
+    assert (kernel.shape[1:3], padding, out) == ((2, 2), (0, 0), 1)
+    kernel, padding, out = playground.cropped(network.layers["conv1"], 28)
+    assert (kernel.shape[1:3], padding, out) == ((7, 7), (3, 3), 14)
+
+
+def test_the_page_weighs_under_seven_megabytes_and_loads_nothing(model):
+    page = playground.page(model)
+    assert len(page) < 7_000_000
+    assert "http://" not in page and "https://" not in page and "/*" + "MODEL*/" not in page
+
+
+def test_chromium_draws_a_digit_and_agrees_with_the_integer_network(
+    model, network, digits, tmp_path
+):
+    webdriver = pytest.importorskip("selenium.webdriver")
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("Chromium or its driver is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    flags = ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking")
+    for flag in (*flags, "disable-component-update", "disable-sync", "window-size=1100,1600"):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tempfile.mkdtemp(dir=tmp_path)}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    page = playground.write_page(tmp_path / "playground.html", model)
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    try:
+        browser.get(Path(page).as_uri())
+        find = lambda css: browser.find_element("css selector", css)  # noqa: E731
+        pad = find(".pad")
+        draw = webdriver.ActionChains(browser).move_to_element_with_offset(pad, -60, -80)
+        draw.click_and_hold().move_by_offset(120, 0).move_by_offset(-70, 170).release().perform()
+        pixels = """const c = document.querySelector(".int8 .small").getContext("2d");
+            return Array.from(c.getImageData(0, 0, 28, 28).data).filter((_, n) => n % 4 == 0)"""
+        deadline = time.monotonic() + 60
+        codes, expected, drawn = None, (), False
+        while not (drawn and codes == list(expected)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+            drawn = "Your drawing" in find(".source").text
+            image = np.array(browser.execute_script(pixels), np.uint8).reshape(1, 1, 28, 28)
+            real = (image.astype(np.float32) / 255 - np.float32(digits.mean)) / np.float32(
+                digits.std
+            )
+            expected = network.activations(real)["fc"].q[0].tolist()
+            cells = browser.find_elements("css selector", ".logits td:nth-child(2)")
+            codes = [int(cell.text) for cell in cells]
+        assert drawn and codes == expected
+        assert find(".answer").text == str(int(np.argmax(expected)))
+        browser.find_elements("css selector", ".maps canvas")[1].click()
+        assert "accumulator (int32)" in find(".sum").text
+        assert not browser.get_log("browser")
+    finally:
+        browser.quit()
