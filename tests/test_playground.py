@@ -1,16 +1,19 @@
 """The browser's engine computes the integers of the integer network, code for code."""
 
+import json
 import shutil
 import subprocess
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from utils.lab import playground
-from utils.lab.integer import Arithmetic, IntegerResNet18
+from utils.lab import integer, playground
+from utils.lab.integer import Arithmetic, IntegerResNet18, Layer, Quantized
 
 NODE = shutil.which("node")
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -78,6 +81,98 @@ def test_every_code_of_every_layer_is_equal(folder, network, digits, choice, ari
     found = np.fromfile(folder / "codes.bin", np.uint8).reshape(count, -1)
     assert found.shape == expected.shape
     assert int((found != expected).sum()) == 0
+
+
+EDGES = """
+import { readFileSync, writeFileSync } from "fs";
+import { addRelu, averagePool, constants, normalize, quantize, requantize } from "./int8.mjs";
+const given = JSON.parse(readFileSync("edges.json")), found = {};
+found.requantize = given.layers.map(({ layer, inputScale, sums }) => {
+  for (const name of ["weight", "weightScale", "bias"])
+    layer[name] = (name === "weight" ? Int8Array : Float32Array).from(layer[name]);
+  const { bias, multiplier } = constants(layer, inputScale), outputs = bias.length;
+  return sums.map((sum, n) => {
+    const o = n % outputs;
+    return requantize(sum, bias[o], multiplier[o], layer, "half even");
+  });
+});
+const { reals, scale } = given.quantize;
+found.quantize = Array.from(quantize(reals, [], scale, 31).q);
+const q = (f) => Uint8Array.from({ length: 65536 }, (_, n) => f(n));
+const [a, b] = [{ ...given.add.a, q: q((n) => n >> 8) }, { ...given.add.b, q: q((n) => n & 255) }];
+found.add = Array.from(addRelu(a, b, given.add.scale, 9).q);
+const pool = { q: Uint8Array.from(given.pool), shape: [2, 2, given.pool.length / 4], zeroPoint: 3 };
+found.pool = Array.from(averagePool(pool).q);
+found.normalize = Array.from(normalize(given, Array.from({ length: 256 }, (_, n) => n)));
+writeFileSync("found.json", JSON.stringify(found));
+"""
+
+
+def test_rounding_and_every_step_of_float32_at_its_edges(folder, digits):
+    """Ties and last bits are rare in digits, so each formula is fed with them."""
+    if NODE is None:
+        pytest.skip("Node is not installed")
+    draw = np.random.default_rng(0)
+    single = lambda *shape: draw.uniform(0.001, 0.02, shape).astype(np.float32)  # noqa: E731
+    layers, sums, scales = [], [], []
+    for relu, zero in ((False, 0), (False, 77), (True, 0), (True, 41)):
+        weight = np.ones((64, 1, 1, 1), np.int8)
+        bias = draw.normal(0, 0.1, 64).astype(np.float32)
+        layer = Layer(weight, single(64), bias, np.float32(0.013), zero, relu)
+        half = replace(
+            layer, weight_scale=np.full(64, 0.5, np.float32), scale=np.float32(1), bias=0 * bias
+        )  # odd sums times one half are ties
+        for one, scale in ((layer, single(1)[0]), (half, np.float32(1))):
+            layers.append(one)
+            scales.append(scale)
+            sums.append(draw.integers(-700, 20_000, (500, 64), dtype=np.int32))
+    step = np.float32(0.03)
+    reals = (draw.integers(-40, 300, 20_000) + 0.5).astype(np.float32) * step
+    a, b = Quantized(None, np.float32(0.021), 17), Quantized(None, np.float32(0.037), 4)
+    pool = draw.integers(0, 256, (2, 2, 4_000), dtype=np.uint8)
+    mean, std = (float(np.float32(value)) for value in (digits.mean, digits.std))
+    given = {
+        "layers": [
+            {
+                "layer": {
+                    "shape": [64, 1, 1, 1],
+                    "weight": layer.weight.ravel().tolist(),
+                    "weightScale": layer.weight_scale.tolist(),
+                    "bias": layer.bias.tolist(),
+                    "scale": float(layer.scale),
+                    "zeroPoint": layer.zero_point,
+                    "relu": layer.relu,
+                },
+                "inputScale": float(scale),
+                "sums": total.ravel().tolist(),
+            }
+            for layer, scale, total in zip(layers, scales, sums, strict=True)
+        ],
+        "quantize": {"reals": reals.tolist(), "scale": float(step)},
+        "add": {
+            "a": {"scale": float(a.scale), "zeroPoint": 17},
+            "b": {"scale": float(b.scale), "zeroPoint": 4},
+            "scale": float(step),
+        },
+        "pool": pool.ravel().tolist(),
+        "mean": mean,
+        "std": std,
+    }
+    (folder / "edges.json").write_text(json.dumps(given))
+    (folder / "edges.mjs").write_text(EDGES)
+    run = subprocess.run([NODE, "edges.mjs"], cwd=folder, capture_output=True, text=True)
+    assert run.stderr == ""
+    found = json.loads((folder / "found.json").read_text())
+    for layer, scale, total, codes in zip(layers, scales, sums, found["requantize"], strict=True):
+        assert np.array_equal(layer.requantize(total, scale).ravel(), codes)
+    assert np.array_equal(integer.quantize(reals, step, 31).q, found["quantize"])
+    grid = np.mgrid[:256, :256].astype(np.uint8).reshape(2, 1, 1, 1, -1)
+    total = integer.add_relu(replace(a, q=grid[0]), replace(b, q=grid[1]), step, 9)
+    assert np.array_equal(total.q.ravel(), found["add"])
+    mean_code = integer.global_average_pool(Quantized(pool[None], np.float32(1), 3))
+    assert np.array_equal(mean_code.q.ravel(), found["pool"])
+    pixels = torch.arange(256, dtype=torch.uint8)
+    assert digits.normalizer()(pixels).tolist() == found["normalize"]
 
 
 @pytest.mark.parametrize(
