@@ -122,10 +122,20 @@ def test_rounding_and_every_step_of_float32_at_its_edges(folder, digits):
         half = replace(
             layer, weight_scale=np.full(64, 0.5, np.float32), scale=np.float32(1), bias=0 * bias
         )  # odd sums times one half are ties
-        for one, scale in ((layer, single(1)[0]), (half, np.float32(1))):
+        # Ties only after rounding to float32: of the product; then of the sum with the bias, too.
+        ties = (np.arange(64) + 0.5).astype(np.float32) * np.float32(0.013)
+        near = replace(layer, weight_scale=ties / np.float32(1001), bias=0 * bias)
+        far = ties / np.float32(8_000_001)
+        lost = replace(layer, weight_scale=far, bias=np.float32(0.3) * far)
+        for one, scale, total in (
+            (layer, single(1)[0], draw.integers(-700, 20_000, (500, 64), dtype=np.int32)),
+            (half, np.float32(1), draw.integers(-700, 700, (500, 64), dtype=np.int32)),
+            (near, np.float32(1), np.full((1, 64), 1001, np.int32)),
+            (lost, np.float32(1), np.full((1, 64), 8_000_001, np.int32)),
+        ):
             layers.append(one)
             scales.append(scale)
-            sums.append(draw.integers(-700, 20_000, (500, 64), dtype=np.int32))
+            sums.append(total.reshape(-1, 64))
     step = np.float32(0.03)
     reals = (draw.integers(-40, 300, 20_000) + 0.5).astype(np.float32) * step
     a, b = Quantized(None, np.float32(0.021), 17), Quantized(None, np.float32(0.037), 4)
