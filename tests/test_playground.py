@@ -3,10 +3,8 @@
 import json
 import shutil
 import subprocess
-import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from utils.lab import integer, playground
 from utils.lab.integer import Arithmetic, IntegerResNet18, Layer, Quantized
 
 NODE = shutil.which("node")
-CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 COUNT = 200
 RUN = """
 import { readFileSync, writeFileSync } from "fs";
@@ -218,45 +215,66 @@ def test_the_page_weighs_under_seven_megabytes_and_loads_nothing(model):
     assert "http://" not in page and "https://" not in page and "/*" + "MODEL*/" not in page
 
 
-def test_chromium_draws_a_digit_and_agrees_with_the_integer_network(
-    model, network, digits, tmp_path
-):
-    webdriver = pytest.importorskip("selenium.webdriver")
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("Chromium or its driver is not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    flags = ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking")
-    for flag in (*flags, "disable-component-update", "disable-sync", "window-size=1100,1600"):
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tempfile.mkdtemp(dir=tmp_path)}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    page = playground.write_page(tmp_path / "playground.html", model)
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+@pytest.fixture
+def browser():
     try:
-        browser.get(Path(page).as_uri())
-        find = lambda css: browser.find_element("css selector", css)  # noqa: E731
-        pad = find(".pad")
-        draw = webdriver.ActionChains(browser).move_to_element_with_offset(pad, -60, -80)
-        draw.click_and_hold().move_by_offset(120, 0).move_by_offset(-70, 170).release().perform()
-        pixels = """const c = document.querySelector(".int8 .small").getContext("2d");
-            return Array.from(c.getImageData(0, 0, 28, 28).data).filter((_, n) => n % 4 == 0)"""
-        deadline = time.monotonic() + 60
-        codes, expected, drawn = None, (), False
-        while not (drawn and codes == list(expected)) and time.monotonic() < deadline:
-            time.sleep(0.2)
-            drawn = "Your drawing" in find(".source").text
-            image = np.array(browser.execute_script(pixels), np.uint8).reshape(1, 1, 28, 28)
-            real = (image.astype(np.float32) / 255 - np.float32(digits.mean)) / np.float32(
-                digits.std
-            )
-            expected = network.activations(real)["fc"].q[0].tolist()
-            cells = browser.find_elements("css selector", ".logits td:nth-child(2)")
-            codes = [int(cell.text) for cell in cells]
-        assert drawn and codes == expected
-        assert find(".answer").text == str(int(np.argmax(expected)))
-        browser.find_elements("css selector", ".maps canvas")[1].click()
-        assert "accumulator (int32)" in find(".sum").text
-        assert not browser.get_log("browser")
-    finally:
-        browser.quit()
+        found = playground.chromium()
+    except (ImportError, FileNotFoundError) as error:
+        pytest.skip(str(error))
+    yield found
+    found.quit()
+
+
+def test_chromium_draws_a_digit_and_agrees_with_the_integer_network(
+    browser, model, network, digits, tmp_path
+):
+    from selenium.webdriver import ActionChains
+
+    browser.get(playground.write_page(tmp_path / "playground.html", model).as_uri())
+
+    def find(css):
+        return browser.find_element("css selector", css)
+
+    draw = ActionChains(browser).move_to_element_with_offset(find(".pad"), -60, -80)
+    draw.click_and_hold().move_by_offset(120, 0).move_by_offset(-70, 170).release().perform()
+    pixels = """const c = document.querySelector(".int8 .small").getContext("2d");
+        return Array.from(c.getImageData(0, 0, 28, 28).data).filter((_, n) => n % 4 == 0)"""
+    end, equal = time.monotonic() + 60, False
+    while not equal and time.monotonic() < end:
+        time.sleep(0.2)
+        image = np.array(browser.execute_script(pixels), np.uint8).reshape(1, 1, 28, 28)
+        real = digits.normalizer()(torch.from_numpy(image))
+        expected = network.activations(real)["fc"].q[0].tolist()
+        cells = browser.find_elements("css selector", ".logits td:nth-child(2)")
+        drawn = "Your drawing" in find(".source").text
+        equal = drawn and [int(cell.text) for cell in cells] == expected
+    assert equal
+    assert find(".answer").text == str(int(np.argmax(expected)))
+    browser.find_elements("css selector", ".maps canvas")[1].click()
+    assert "accumulator (int32)" in find(".sum").text
+    assert not browser.get_log("browser")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_a_phone_and_passes_the_accessibility_check(browser, model, tmp_path, scheme):
+    axe = pytest.importorskip("axe_core_python.selenium")
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    browser.set_window_size(390, 844)
+    browser.get(playground.write_page(tmp_path / "playground.html", model).as_uri())
+    assert axe.Axe().run(browser)["violations"] == []
+    wide, seen = browser.execute_script(
+        "return [document.documentElement.scrollWidth, window.innerWidth]"
+    )
+    assert wide <= seen
+
+
+def test_the_widget_carries_engine_interface_and_model(model, monkeypatch):
+    pytest.importorskip("anywidget")
+    made = playground.widget(model)
+    assert made.network == model
+    assert "function mount" in made._esm and "function convolve" in made._esm
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    assert not playground.live()
+    monkeypatch.setenv("JPY_SESSION_NAME", "03.ipynb")
+    assert playground.live()

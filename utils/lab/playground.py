@@ -6,14 +6,22 @@ The engine is ``utils/playground/int8.js``; it computes the same integers as
 
 import base64
 import json
+import os
+import shutil
+import time
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy import ndarray
 
 from utils import files
 from utils.lab.integer import IntegerResNet18, Layer
+
+if TYPE_CHECKING:
+    import anywidget
+    from selenium import webdriver
 
 FOLDER = Path(__file__).resolve().parents[1] / "playground"
 MAGIC, VERSION = b"INT8NET", 1
@@ -141,6 +149,91 @@ def engine() -> str:
     return text.replace("export ", "")
 
 
+def live() -> bool:
+    """Whether a person sits before this notebook, rather than a program that executes it."""
+    return any(
+        name in os.environ for name in ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_JUPYTER_IP")
+    )
+
+
+def widget(model: bytes) -> "anywidget.AnyWidget":
+    """Return the playground as a widget for the output of a cell.
+
+    Raises
+    ------
+    ImportError
+        If anywidget is not installed.
+    """
+    try:
+        import anywidget
+        import traitlets
+    except ImportError as error:
+        raise ImportError(
+            "the widget needs anywidget: pip install -r requirements-optional.txt, or open "
+            "report/playground.html, which make report writes"
+        ) from error
+    interface = (FOLDER / "playground.js").read_text(encoding="utf-8")
+    start = """export default { render({ model, el }) {
+        const view = model.get("network"), root = document.createElement("div");
+        el.append(root);
+        mount(root, new Uint8Array(view.buffer, view.byteOffset, view.byteLength), ENGINE);
+    } };"""
+    text = f"{engine()}\nconst ENGINE = {json.dumps(engine())};\n{interface}\n{start}"
+    body = {
+        "_esm": text,
+        "_css": (FOLDER / "playground.css").read_text(encoding="utf-8"),
+        "network": traitlets.Bytes(model).tag(sync=True),
+    }
+    return type("Playground", (anywidget.AnyWidget,), body)()
+
+
+def chromium(size: tuple[int, int] = (1100, 1600)) -> "webdriver.Chrome":
+    """Start Debian's Chromium without a window, through selenium.
+
+    Raises
+    ------
+    ImportError, FileNotFoundError
+        If selenium, Chromium or its driver is not installed.
+    """
+    from selenium import webdriver
+
+    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if None in programs:
+        raise FileNotFoundError("chromium or chromedriver is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    quiet = ("background-networking", "component-update", "sync", "gpu")
+    for flag in ("headless=new", "no-sandbox", *(f"disable-{name}" for name in quiet)):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--window-size={size[0]},{size[1]}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(programs[1]))
+
+
 def write_page(path: Path, model: bytes) -> Path:
     """Write the page; see :func:`page` and :func:`utils.files.write_atomically`."""
     return files.write_text(path, page(model))
+
+
+def take_picture(page: Path, path: Path, seconds: float = 60) -> Path:
+    """Photograph the page, once the network has read its first digit.
+
+    Raises
+    ------
+    TimeoutError
+        If there is no answer in time.
+    ImportError, FileNotFoundError
+        See :func:`chromium`.
+    """
+    browser = chromium((1100, 1250))
+    try:
+        browser.get(page.resolve().as_uri())
+        end = time.monotonic() + seconds
+        while browser.find_element("css selector", ".answer").text == "?":
+            if time.monotonic() > end:
+                raise TimeoutError(f"{page.name} gave no answer within {seconds:g} s")
+            time.sleep(0.1)
+        picture = browser.get_screenshot_as_png()
+    finally:
+        browser.quit()
+    return files.write_atomically(path, lambda temporary: temporary.write_bytes(picture))
