@@ -21,7 +21,11 @@ README = (PROJECT / "README.md").read_text(encoding="utf-8")
 def test_requirements_are_pinned_explained_and_end_in_the_package_itself():
     lines = (PROJECT / "requirements.txt").read_text().splitlines()
     assert lines[-1] == "-e ."
-    lines = lines[:-1] + (PROJECT / "requirements-runtimes.txt").read_text().splitlines()
+    lines = lines[:-1] + [
+        line
+        for path in sorted(PROJECT.glob("requirements-*.txt"))
+        for line in path.read_text().splitlines()
+    ]
     for line in lines:
         if line.startswith("#"):
             continue
