@@ -26,7 +26,7 @@ NAMES = (*TORCHVISION, "cifar10")
 DIGITS = "embedded digits (5,000 from MNIST's training split: 4,000 to train, 1,000 to test)"
 HARDER = f"{DIGITS}, made harder: rotated, cluttered and noisy"
 # torchvision publishes the md5 of each .gz file; here, by it, the md5 of the file inside, for
-# folders that hold only unpacked files. The first four are MNIST's, the others Fashion-MNIST's.
+# folders that hold only unpacked files: MNIST's, then Fashion-MNIST's.
 UNPACKED = {
     "f68b3c2dcbeaaa9fbdd348bbdeb94873": "6bbc9ace898e44ae57da46a324031adb",
     "d53e105ee54ea40749a09fcbcd1e9432": "a25bea736e30d166cdddb491f175f624",
@@ -60,7 +60,7 @@ class Normalizer:
 class Dataset:
     """A dataset held in memory."""
 
-    name: str  # what was asked for: "mnist", "fashion" or "cifar10"
+    name: str  # what was asked for
     source: str  # what it really is; every result names it
     train_images: Tensor  # uint8, shape (N, 1, 28, 28), 0 to 255; (N, 3, 32, 32) for CIFAR-10
     train_labels: Tensor  # int64, shape (N,)
@@ -77,8 +77,7 @@ class Dataset:
     def _normalizer(self) -> Normalizer:
         # From the counts of the 256 values: exact, and without a float64 copy of every pixel.
         counts = torch.bincount(self.train_images.flatten(), minlength=256).double().cpu()
-        values = torch.arange(256, dtype=torch.float64)
-        total = counts.sum()
+        values, total = torch.arange(256, dtype=torch.float64), counts.sum()
         mean = (counts * values).sum() / total
         variance = (counts * (values - mean).square()).sum() / (total - 1)
         return Normalizer(mean.item() / 255, variance.sqrt().item() / 255)
@@ -186,10 +185,9 @@ def random_affine(
 ) -> Tensor:
     """Shift, rotate and scale every image by amounts of its own, bilinearly.
 
-    uint8 (N, C, H, W) becomes float32, 0 to 255, of the same shape; what moves in from outside is
-    0. ``shift`` (pixels) and ``degrees`` are the largest amounts to either side; a ``scale`` of 0.1
-    draws sizes from 0.9 to 1.1 times the original. The generator is one of the CPU, so that a GPU
-    draws the same amounts.
+    uint8 (N, C, H, W) becomes float32, 0 to 255; what moves in from outside is 0. ``shift``
+    (pixels) and ``degrees`` are the largest amounts to either side; a ``scale`` of 0.1 draws sizes
+    from 0.9 to 1.1. The generator is one of the CPU, so that a GPU draws the same amounts.
     """
     n, _, height, width = images.shape
     drawn = (2 * torch.rand(4, n, generator=generator) - 1).to(images.device)
@@ -259,9 +257,9 @@ def _cifar10(settings: Settings) -> Dataset:
             "CIFAR-10 is not in data/, or a file of it is damaged; it is never downloaded here: "
             "put torchvision's folder cifar-10-batches-py into data/, or go without."
         ) from error
+    classes = tuple(parts[0].classes)
     train, test = (torch.from_numpy(p.data).permute(0, 3, 1, 2).contiguous() for p in parts)
     labels, test_labels = (torch.tensor(p.targets) for p in parts)
-    classes = tuple(parts[0].classes)
     return Dataset("cifar10", "CIFAR-10 (torchvision)", train, labels, test, test_labels, classes)
 
 

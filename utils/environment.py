@@ -27,10 +27,10 @@ from utils.settings import PROJECT, Settings
 # some versions leave out the underscores.
 X86_SETS = "avx2 avx512f avx_vnni avx512_vnni avx512_bf16 amx_int8 amx_bf16"
 INSTRUCTION_SETS = {"asimddp": "arm_dotprod", "i8mm": "arm_i8mm", "bf16": "arm_bf16"} | {
-    spelling: name for name in X86_SETS.split() for spelling in (name, name.replace("x_", "x"))
+    spelling: name for name in X86_SETS.split() for spelling in (name, name.replace("_", ""))
 }
 MINIMUM_PYTHON = (3, 11)
-DISK_NEEDED = 1e9  # bytes for data, checkpoints and a report; the packages are installed already
+DISK_NEEDED = 1e9  # bytes for data, checkpoints and a report
 TOOLS = ("jupyterlab", "pytest", "nbval", "ruff")  # pinned, but no notebook imports them
 OPENMP = ("OMP_", "KMP_", "GOMP_", "MKL_")  # variables that change how threads work
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
@@ -50,31 +50,27 @@ def cpu() -> dict:
     flags = info.get("flags", [])
     if sys.platform == "darwin" and platform.machine() == "arm64":
         flags = [*flags, "asimddp"]  # cpuinfo reads no flags there; every Apple M core has it
+    caches = {"L1d": "l1_data_cache_size", "L2": "l2_cache_size", "L3": "l3_cache_size"}
     virtual = "hypervisor" in flags  # Linux on x86 always sets the flag in a virtual machine
     knows = sys.platform == "linux" and "sse2" in flags
     return {
         "model": info.get("brand_raw", platform.machine()),
         "numbers": {k: info[k] for k in ("family", "model", "stepping") if k in info},
         "instruction_sets": sorted({INSTRUCTION_SETS[f] for f in flags if f in INSTRUCTION_SETS}),
-        "caches_kb": _linux_caches() or _caches(info),
+        "caches_kb": _linux_caches()
+        or {n: info[k] // 1024 for n, k in caches.items() if isinstance(info.get(k), int)},
         "virtual": virtual if virtual or knows else None,
     }
 
 
 def _linux_caches(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict:
-    # From the kernel, because cpuinfo reads a field that AMD fills otherwise.
-    found = {}
+    found = {}  # from the kernel, because cpuinfo reads a field that AMD fills otherwise
     for index in sorted(folder.glob("index*")):
         with contextlib.suppress(OSError, ValueError):
             level, kind, size = ((index / n).read_text().strip() for n in ("level", "type", "size"))
             letter = {"Data": "d", "Instruction": "i"}.get(kind, "")
             found[f"L{level}{letter}"] = int(size.removesuffix("K"))
     return found
-
-
-def _caches(info: dict) -> dict:
-    keys = {"L1d": "l1_data_cache_size", "L2": "l2_cache_size", "L3": "l3_cache_size"}
-    return {n: info[k] // 1024 for n, k in keys.items() if isinstance(info.get(k), int)}
 
 
 def _version(package: str) -> str:
@@ -115,11 +111,9 @@ def describe(
     """Return the record of versions and machine that every result file carries.
 
     What this machine does not tell is None or left out; no name of a host or path is in it.
-    ``data_source`` is :attr:`utils.data.Dataset.source`; ``weights`` holds, for instance under
-    "float32" and "int8", what :func:`utils.models.weights_hash` returned.
+    ``weights`` holds, for instance for "float32", what :func:`utils.models.weights_hash` returned.
     """
-    now = datetime.datetime.now(datetime.UTC)
-    known = cpu()
+    known, now = cpu(), datetime.datetime.now(datetime.UTC)
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -157,10 +151,10 @@ def torch_bound() -> tuple[str, str]:
 
 
 def check(settings: Settings) -> list[tuple[str, str, str]]:
-    """Check everything the course needs; return rows of state, what is checked, and a detail.
+    """Check everything the course needs; return rows of state, what, and detail.
 
-    The state is OK, WARN or FAIL. Only what results depend on, or what is missing altogether,
-    fails; a version other than the pinned one is a warning. The detail says what to do next.
+    Only what results depend on, or what is missing altogether, has the state FAIL; a version other
+    than the pinned one has WARN. The detail says what to do next.
     """
     python = f"{platform.python_version()} (needs {'.'.join(map(str, MINIMUM_PYTHON))}+)"
     new_enough = sys.version_info[:2] >= MINIMUM_PYTHON
@@ -188,16 +182,15 @@ def check(settings: Settings) -> list[tuple[str, str, str]]:
 
 
 def _package_row(package: str, pin: str) -> tuple[str, str, str]:
-    def numbers(version: str) -> list[int]:
-        return [int(n) for n in re.findall(r"\d+", version)[:2]]
-
-    version = _version(package)
+    version, (low, below) = _version(package), torch_bound()
+    numbers, least, end = (
+        [int(n) for n in re.findall(r"\d+", v)[:2]] for v in (version, low, below)
+    )
+    advice = ": pip install -r requirements.txt"
     if not version:
-        state = WARN if package in TOOLS else FAIL
-        return state, package, f"missing, pinned is {pin}: pip install -r requirements.txt"
-    low, below = torch_bound()
-    if package == "torch" and not numbers(low) <= numbers(version) < numbers(below):
-        return FAIL, package, f"{version}, needs >={low},<{below}: pip install -r requirements.txt"
+        return WARN if package in TOOLS else FAIL, package, f"missing, pinned is {pin}{advice}"
+    if package == "torch" and not least <= numbers < end:
+        return FAIL, package, f"{version}, needs >={low},<{below}{advice}"
     if version.split("+")[0] != pin:
         return WARN, package, f"{version} instead of the pinned {pin}: results may differ"
     return OK, package, version
