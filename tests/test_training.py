@@ -259,7 +259,7 @@ def test_by_default_a_seeded_resnet18_with_the_channels_of_the_data_is_trained(
 @pytest.mark.parametrize(("train_images", "batch_size"), [(257, 64), (32, 64)])
 def test_too_few_images(few, recipe, train_images, batch_size):
     recipe = dataclasses.replace(recipe, train_images=train_images, batch_size=batch_size)
-    with pytest.raises(ValueError, match=f"{train_images} images in batches of 64.* has 256"):
+    with pytest.raises(ValueError, match=f"{train_images} images in batches of 64.* are 256"):
         training.train(few, recipe, model=tiny())
 
 

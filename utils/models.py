@@ -5,6 +5,7 @@ table 1. Submodules carry torchvision's names, so that a ``state_dict`` fits eit
 """
 
 import contextlib
+import functools
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -22,9 +23,8 @@ except ImportError as error:
         "announced its removal. Install the pinned release: pip install -r requirements.txt"
     ) from error
 
-# All are known, explained in notebook 03 and bounded by the pins: the package, its observers'
-# reduce_range (the default qconfig sets it itself), the quantized dtypes (a C++ warning), and the
-# storage class their pickles use.
+# Known, explained in notebook 03 and bounded by the pins: the package, its observers' reduce_range
+# (the default qconfig sets it itself), the quantized dtypes, the storage class of their pickles.
 for message in (
     "torch.ao.quantization is deprecated",
     "Please use quant_min and quant_max to specify the range",
@@ -172,13 +172,11 @@ def hooked(
     with contextlib.ExitStack() as stack:
         for name, module in modules.items():
             if before is not None:
-                hook = module.register_forward_pre_hook(lambda m, x, name=name: before(name, m, x))
-                stack.callback(hook.remove)
+                hook = functools.partial(before, name)
+                stack.callback(module.register_forward_pre_hook(hook).remove)
             if after is not None:
-                handle = module.register_forward_hook(
-                    lambda m, x, y, name=name: after(name, m, x, y), prepend=True
-                )
-                stack.callback(handle.remove)
+                hook = functools.partial(after, name)
+                stack.callback(module.register_forward_hook(hook, prepend=True).remove)
         yield
 
 

@@ -71,20 +71,19 @@ class Recipe:
 def recipe_for(settings: Settings, dataset: Dataset, *, short: bool = False) -> Recipe:
     """Return the course's recipe for a profile and a dataset.
 
-    ``short`` asks for the quickstart's: part of the images, once. The embedded digits are so few
-    that they need no shorter one.
+    ``short`` asks for the quickstart's: part of the images, once, unless they are few anyway.
     """
     images, epochs = len(dataset.train_images), 10
     if dataset.is_fallback:
         epochs = 3 if settings.quick else 8
     elif settings.quick or short:
         images, epochs = (4_000 if settings.quick else 24_000), 1
-    recipe = Recipe(dataset.source, images, epochs, seed=settings.seed)
+    changes = {}
     if dataset.name != "mnist":  # clothes and photographs stand upright, at one size
-        recipe = replace(recipe, max_degrees=0.0, max_scale=0.0)
-    if dataset.name != "mnist" or images * epochs < 50_000:
-        recipe = replace(recipe, peak_lr=0.04)  # harder images, or so few steps, want smaller ones
-    return recipe
+        changes = {"max_degrees": 0.0, "max_scale": 0.0}
+    if changes or images * epochs < 50_000:  # harder images, or so few steps, want smaller ones
+        changes["peak_lr"] = 0.04
+    return Recipe(dataset.source, images, epochs, seed=settings.seed, **changes)
 
 
 def bf16_helps(device: str) -> bool:
@@ -95,7 +94,7 @@ def bf16_helps(device: str) -> bool:
     return device == "cpu" and not hardware.isdisjoint(cpu()["instruction_sets"])
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=1)  # counted anew every half a minute
 def _idle_cores(_half_minute: int) -> int:
     return round((os.cpu_count() or 1) * (1 - psutil.cpu_percent(0.1) / 100))
 
@@ -104,9 +103,8 @@ def _idle_cores(_half_minute: int) -> int:
 def threads_for_idle_cores() -> Iterator[None]:
     """Use no more threads in this block than there are idle cores, but at least one.
 
-    All threads wait for the slowest, which is the one that shares its core with another busy
-    program: two threads on two cores of which one is taken are slower than one
-    (``benchmarks/busy.py`` measures it). The idle cores are counted anew every half a minute.
+    All threads wait for the one that shares its core with another busy program: two threads on two
+    cores of which one is taken are slower than one (``benchmarks/busy.py`` measures it).
     """
     before = torch.get_num_threads()
     if before > 1:
@@ -168,10 +166,7 @@ def place() -> tuple[int, int]:
 
 
 def _batch_norm_of_all(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """Normalize by the whole batch, wherever its images are, as one process does.
-
-    torch's SyncBatchNorm does so too, but on GPUs only.
-    """
+    """Normalize by all processes' batch, which torch's SyncBatchNorm does on GPUs only."""
     if not norm.training:
         return nn.BatchNorm2d.forward(norm, x)
     from torch.distributed.nn.functional import all_reduce  # whose gradients are summed as well
@@ -211,11 +206,9 @@ def train(
     made by another recipe, or holds another network; WriteError if it cannot be written (an older
     one stays); FloatingPointError if the loss stops being a number.
     """
-    if not recipe.batch_size <= recipe.train_images <= len(dataset.train_images):
-        raise ValueError(
-            f"recipe wants {recipe.train_images} images in batches of {recipe.batch_size}, "
-            f"the dataset has {len(dataset.train_images)}"
-        )
+    size, images, there = recipe.batch_size, recipe.train_images, len(dataset.train_images)
+    if not size <= images <= there:
+        raise ValueError(f"recipe wants {images} images in batches of {size}, there are {there}")
     seed_everything(recipe.seed)
     if model is None:
         model = ResNet18(len(dataset.classes), dataset.train_images.shape[1])
@@ -223,17 +216,13 @@ def train(
     # The test split stays out of the choice of weights: it is only watched.
     data = dataset.head(recipe.train_images).to(device)
     normalize = dataset.normalizer()
-    steps = recipe.train_images // recipe.batch_size
+    steps = images // size
     rate, low, high = recipe.peak_lr, recipe.base_momentum, recipe.max_momentum
     decay, rising, fused = recipe.weight_decay, recipe.warmup, device != "mps"
     optimizer = SGD(model.parameters(), rate, high, weight_decay=decay, nesterov=True, fused=fused)
+    total = recipe.epochs * steps
     schedule = OneCycleLR(
-        optimizer,
-        rate,
-        recipe.epochs * steps,
-        pct_start=rising,
-        base_momentum=low,
-        max_momentum=high,
+        optimizer, rate, total, pct_start=rising, base_momentum=low, max_momentum=high
     )
     generator = torch.Generator().manual_seed(recipe.seed)
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
@@ -272,7 +261,7 @@ def train(
             "test_loss": F.cross_entropy(logits, data.test_labels).item(),
             "test_accuracy": accuracy(logits, data.test_labels),
             "seconds": seconds,
-            "images_per_second": steps * recipe.batch_size / seconds,
+            "images_per_second": steps * size / seconds,
             "learning_rate": schedule.get_last_lr()[0],
         }
         history.append(row)
@@ -330,8 +319,7 @@ def _train_epoch(model, data, recipe, normalize, optimizer, schedule, generator,
 def predict(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
     """Return the float32 logits (N, classes) of normalized images (N, C, H, W).
 
-    In eval mode, in which the model is left, and without gradients. Raises ValueError if there are
-    no images.
+    The model is left in eval mode. Raises ValueError if there are no images.
     """
     if not len(images):
         raise ValueError("no images to classify: the slice or the data set is empty")
@@ -346,26 +334,21 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def read_checkpoint(path: Path, recipe: Recipe) -> dict:
-    """Read a checkpoint with ``weights_only=True`` and compare its recipe.
-
-    Raises CheckpointError if it cannot be read, or was made by another recipe.
-    """
+    """Read a checkpoint, which can run no code; one that does not fit is a CheckpointError."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         made_by = state["recipe"]
     except Exception as error:
-        raise CheckpointError(
-            f"{path.name} in {path.parent.name}/ is not a readable checkpoint "
-            f"({type(error).__name__}): delete it and train again."
-        ) from error
+        where, kind = f"{path.name} in {path.parent.name}/", type(error).__name__
+        message = f"{where} is not a readable checkpoint ({kind}): delete it and train again."
+        raise CheckpointError(message) from error
     wanted = asdict(recipe)
     pairs = {k: (made_by.get(k), wanted.get(k)) for k in sorted(made_by.keys() | wanted.keys())}
-    if different := [
-        f"{k}: {was!r}, wanted {now!r}" for k, (was, now) in pairs.items() if was != now
-    ]:
+    listed = "; ".join(f"{k}: {a!r}, wanted {b!r}" for k, (a, b) in pairs.items() if a != b)
+    if listed:
         raise CheckpointError(
-            f"{path.name} was made by another recipe ({'; '.join(different)}): delete it and train "
-            "again, or ask for the recipe that made it."
+            f"{path.name} was made by another recipe ({listed}): delete it and train again, or ask "
+            "for the recipe that made it."
         )
     return state
 
@@ -378,10 +361,7 @@ def checkpoint_path(settings: Settings, recipe: Recipe) -> Path:
 def load_or_train(
     settings: Settings, dataset: Dataset, *, short: bool = False
 ) -> tuple[nn.Module, pd.DataFrame]:
-    """Return the course's float model and its history, trained now if it was not before.
-
-    ``short`` is explained at :func:`recipe_for`, what is returned at :func:`train`.
-    """
+    """Return what :func:`train` returns for the course's recipe, trained now or before."""
     recipe = recipe_for(settings, dataset, short=short)
     path = checkpoint_path(settings, recipe)
     lock = contextlib.nullcontext()
@@ -396,7 +376,7 @@ def load_or_train(
 def processes_of_torchrun(settings: Settings) -> Iterator[Settings]:
     """Join the other processes in this block if torchrun started this one; yield its settings.
 
-    Raises SettingsError if there are more processes on this machine than GPUs.
+    More processes on this machine than GPUs are a SettingsError.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield settings
