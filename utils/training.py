@@ -140,8 +140,8 @@ def without_padding_work(model: nn.Module) -> AbstractContextManager:
 
 
 def _dense_conv2d(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    known = (conv.bias, conv.groups, conv.dilation, conv.padding_mode) == (None, 1, (1, 1), "zeros")
-    if not known or isinstance(conv.padding, str):
+    known = (conv.groups, conv.dilation, conv.padding_mode) == (1, (1, 1), "zeros")
+    if not known or conv.bias is not None or isinstance(conv.padding, str):
         return nn.Conv2d.forward(conv, x)
     height, width = x.shape[2:]
     # The kernel's row that meets the map's first row, for each output row; likewise for columns.
@@ -285,8 +285,9 @@ def _train_epoch(model, data, recipe, normalize, optimizer, schedule, generator,
     total = torch.zeros((), device=device)
     model.train()
     chunks = order[: steps * recipe.batch_size].split(recipe.batch_size)
-    quiet = {"disable": True} if rank else {}
-    bar = tqdm(chunks, f"epoch {epoch}/{recipe.epochs}", leave=False, unit=" batches", **quiet)
+    looks = {"leave": False, "unit": "img", "unit_scale": recipe.batch_size}
+    looks |= {"disable": True} if rank else {}
+    bar = tqdm(chunks, f"epoch {epoch}/{recipe.epochs}", **looks)
     amounts = recipe.max_shift, recipe.max_degrees, recipe.max_scale
     collective = _forward_by(_batch_norm_of_all, norms)
     with threads_for_idle_cores(), without_padding_work(model), collective:
