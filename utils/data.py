@@ -86,6 +86,16 @@ class Dataset:
         """Return the function that gives the training split mean 0 and standard deviation 1."""
         return self._normalizer
 
+    @property
+    def mean(self) -> float:
+        """Mean pixel of the training split, on the scale 0 to 1."""
+        return self._normalizer.mean
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the training split's pixels, on the scale 0 to 1."""
+        return self._normalizer.std
+
     def to(self, device: str) -> "Dataset":
         """Return a copy whose tensors live on ``device``."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
