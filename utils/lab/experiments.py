@@ -36,28 +36,20 @@ def run_all(
 
     Parameters
     ----------
-    settings : Settings
-    name : str
-        Of the experiment, for the file.
     run : callable
         Takes one value of each row of the grid by name; returns one row or several, as mappings
         from column to a number or a string.
     made_by : mapping
-        What else decides the result and JSON can hold: each model's
-        :func:`~utils.models.weights_hash` (a recipe is not enough: the same one, trained again on
-        another device, gives other weights), numbers of images.
+        Further causes of the result, for JSON: each model's :func:`~utils.models.weights_hash` (a
+        recipe is not enough: trained again elsewhere, it gives other weights), numbers of images.
     **grid : sequence
         Values of each parameter; the last one changes fastest.
 
     Returns
     -------
     DataFrame
-        The grid's columns, then those that ``run`` returned.
-
-    Raises
-    ------
-    ExperimentError
-        If the grid is empty, or a kept table is damaged.
+        The grid's columns, then those that ``run`` returned. If the grid is empty or a kept table
+        is damaged, an :class:`ExperimentError` says so.
     """
     if not grid or not all(len(values) for values in grid.values()):
         raise ExperimentError(f"experiment {name!r} has an empty grid: {grid}")
@@ -107,8 +99,7 @@ def _sources(run: Callable, seen: tuple[Callable, ...] = ()) -> list[str]:
 def _library() -> str:
     """Hash of every module that an experiment's numbers can depend on."""
     digest = hashlib.sha256()
-    core = ("data", "models", "training", "quantization", "comparison")
-    lab = ("corruptions", "observers", "diagnosis")
-    for name in (*core, *(f"lab/{name}" for name in lab)):
+    core = ["data", "models", "training", "quantization", "comparison"]
+    for name in (*core, "lab/corruptions", "lab/observers", "lab/diagnosis"):
         digest.update((PROJECT / "utils" / f"{name}.py").read_bytes())
     return digest.hexdigest()
