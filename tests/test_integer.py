@@ -11,7 +11,7 @@ import torch.ao.quantization as tq
 from torch import nn
 
 from utils import quantization as ptq
-from utils.lab import agreement, integer
+from utils.lab import agreement, integer, observers
 from utils.lab.integer import FBGEMM, FIXED_POINT, Arithmetic, IntegerResNet18, Layer, Quantized
 from utils.models import ResNet18
 
@@ -244,31 +244,17 @@ def test_every_layer_of_every_test_digit_equals_fbgemm(network, kernel, int8_mod
     assert np.array_equal(network.logits(few), int8_model(few).numpy())
 
 
-def test_larger_images_of_three_channels_equal_fbgemm_too():
+def test_larger_images_of_three_channels_and_weights_per_tensor_equal_fbgemm_too():
     """With maps of more than one pixel at the end, the average pool has work to do."""
     torch.manual_seed(3)
     images = torch.randn(4, 3, 64, 64)
     model = ResNet18(7, 3)
     with torch.no_grad():
         model(images)
-    int8 = ptq.quantize(model.eval(), images)
+    int8 = ptq.quantize(model.eval(), images, qconfig=observers.qconfig(weights="per tensor"))
     network = IntegerResNet18.from_quantized(int8)
     found = compare(network.activations, partial(agreement.kernel_activations, int8), images)
     assert found.different == 0, found.layers[found.layers["different"] > 0]
-
-
-def test_per_tensor_weights_are_read_too(float_model, images):
-    qconfig = tq.QConfig(
-        activation=tq.HistogramObserver.with_args(reduce_range=True),
-        weight=tq.default_weight_observer,
-    )
-    int8 = ptq.quantize(float_model, images, qconfig=qconfig)
-    found = compare(
-        IntegerResNet18.from_quantized(int8).activations,
-        partial(agreement.kernel_activations, int8),
-        images[:16],
-    )
-    assert found.different == 0
 
 
 @pytest.mark.parametrize(
@@ -312,18 +298,16 @@ def test_what_fixed_point_adds_in_one_layer_is_small(network, kernel, test_digit
 
 def test_following_hands_no_difference_down(network, kernel, test_digits):
     """With the first layer alone broken, only what follows its own output goes on to differ."""
-    first, *rest = network.layers
+    first, images = "conv1", test_digits[:20]
     layer = network.layers[first]
     broken = replace(layer, bias=layer.bias + 10 * layer.scale)
     other = replace(network, layers=network.layers | {first: broken})
-    images = test_digits[:20]
-    alone = compare(
-        lambda x: other.activations(x, follow=kernel(x)), kernel, images
-    ).layers.set_index("layer")["different"]
+    runs = {"alone": lambda x: other.activations(x, follow=kernel(x)), "all": other.activations}
+    found = agreement.compare_codes(kernel, runs, images)
+    alone, through = (one.layers.set_index("layer")["different"] for one in found.values())
     assert alone[first] > 0
     assert alone.drop(first).sum() == 0
-    through = compare(other.activations, kernel, images).layers.set_index("layer")
-    assert through.loc[rest, "different"].sum() > 0
+    assert through.drop(first).sum() > 0
 
 
 # Saturation.
@@ -345,19 +329,14 @@ def test_saturation_loss_equals_a_loop_over_pairs(rng):
     assert np.array_equal(integer.saturation_loss(rows, weight), expected)
 
 
-def test_codes_of_seven_bits_never_saturate():
+def test_codes_of_eight_bits_saturate_and_those_of_seven_never(rng):
     rows = np.full((1, 8), 127, dtype=np.uint8)
     weight = np.array([[127] * 8, [-128] * 8], dtype=np.int8)
     assert not integer.saturation_loss(rows, weight).any()
     assert integer.saturation_loss(rows + np.uint8(3), weight).any()
-
-
-def test_eight_bits_can_saturate(rng):
-    layer = random_layer(rng, padding=1)
+    layer, pairs = random_layer(rng, padding=1), Arithmetic(accumulator="int16 pairs")
     x = Quantized(codes(rng, 2, 7, 7, 6), np.float32(0.02), 0)
-    assert not np.array_equal(
-        layer.accumulate(x), layer.accumulate(x, Arithmetic(accumulator="int16 pairs"))
-    )
+    assert not np.array_equal(layer.accumulate(x), layer.accumulate(x, pairs))
 
 
 # What is refused, and what is watched.
@@ -381,10 +360,8 @@ def test_unknown_arithmetic_is_refused(field):
 def test_float_models_and_affine_weights_are_refused(float_model, images):
     with pytest.raises(ValueError, match="convert"):
         IntegerResNet18.from_quantized(float_model)
-    qconfig = tq.QConfig(
-        activation=tq.HistogramObserver.with_args(reduce_range=True),
-        weight=tq.MinMaxObserver.with_args(dtype=torch.qint8, qscheme=torch.per_tensor_affine),
-    )
+    affine = tq.MinMaxObserver.with_args(dtype=torch.qint8, qscheme=torch.per_tensor_affine)
+    qconfig = observers.qconfig()._replace(weight=affine)
     with pytest.raises(ValueError, match="zero points must be 0"):
         IntegerResNet18.from_quantized(ptq.quantize(float_model, images, qconfig=qconfig))
 

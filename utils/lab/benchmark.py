@@ -93,18 +93,10 @@ def sweep(
     Every pair gets models of its own, since an int8 layer of oneDNN stays with what it chose for
     the first input and thread count that it met.
 
-    Parameters
-    ----------
-    names : list of str
-        Keys of :data:`utils.catalog.VARIANTS`; a BenchmarkError says if none of them works.
-    folder : Path
-        That :func:`utils.lab.runtimes.export` filled.
-    images : Tensor
-        float32, normalized, shape (N, C, H, W); a ValueError if N is below the largest batch.
-    batches, threads : tuple of int
-        Every pair is timed.
-    rounds, seconds
-        Of each pair, as for :func:`latency`.
+    ``names`` are keys of :data:`utils.catalog.VARIANTS`; a BenchmarkError says if none of them
+    works. :func:`utils.lab.runtimes.export` has filled the folder. ``images`` are float32,
+    normalized, (N, C, H, W); a ValueError says if the largest batch needs more. ``rounds`` and
+    ``seconds`` limit each pair, as for :func:`latency`.
     """
     if max(batches) > len(images):
         raise ValueError(f"a batch of {max(batches)} needs as many images; there are {len(images)}")

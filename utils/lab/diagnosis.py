@@ -1,8 +1,7 @@
 """Find out what int8 costs and where: single layers, planted faults, diagnose.
 
-Models that are called int8 here run PyTorch's real int8 kernels. ``fused`` is always a float32
-model as :func:`utils.quantization.fuse` returns it; it is not changed. ``name`` is the name of a
-layer with weights; a ValueError lists them if there is none of this name.
+``fused`` is always a float32 model as :func:`utils.quantization.fuse` returns it; it is not
+changed. ``name`` is that of a layer with weights; a ValueError lists them if there is no such one.
 """
 
 import contextlib
@@ -40,10 +39,9 @@ def replaced(model: nn.Module, name: str, layer: nn.Module) -> Iterator[nn.Modul
 
 
 def alone(fused: nn.Module, images: Tensor) -> dict[str, nn.Module]:
-    """Quantize every layer for itself: float32 in, float32 out, int8 within.
+    """Quantize every layer for itself, for :func:`replaced`: float32 in and out, int8 within.
 
     One pass of ``images``, float32, normalized, (N, channels, H, W), calibrates all of them.
-    :func:`replaced` puts one into the float32 model.
     """
     engine = ptq.set_engine()
     model = copy.deepcopy(fused)
@@ -90,11 +88,10 @@ def bits_lost(fused: nn.Module, name: str) -> Tensor:
 
 
 def in_float(fused: nn.Module, int8: nn.Module, name: str) -> nn.Module:
-    """Return one layer of an int8 model in float32, between a DeQuantize and a Quantize.
+    """Return one layer of an int8 model in float32, for :func:`replaced`.
 
     Its output still goes to the codes of the int8 layer, because the next one takes integers: what
-    this saves is the rounding of the weights, not of the output. :func:`replaced` puts it into the
-    int8 model.
+    this saves is the rounding of the weights, not of the output.
     """
     exact, layer = _layer(fused, name), int8.get_submodule(name)
     again = nnq.Quantize(float(layer.scale), int(layer.zero_point), torch.quint8)

@@ -34,22 +34,12 @@ def run_all(
     grid, the source text of ``run``, the functions beside it and the plain values that it uses, the
     library's own source, and torch's version. Change any of them and it is made anew.
 
-    Parameters
-    ----------
-    run : callable
-        Takes one value of each row of the grid by name; returns one row or several, as mappings
-        from column to a number or a string.
-    made_by : mapping
-        Further causes of the result, for JSON: each model's :func:`~utils.models.weights_hash` (a
-        recipe is not enough: trained again elsewhere, it gives other weights), numbers of images.
-    **grid : sequence
-        Values of each parameter; the last one changes fastest.
-
-    Returns
-    -------
-    DataFrame
-        The grid's columns, then those that ``run`` returned. If the grid is empty or a kept table
-        is damaged, an :class:`ExperimentError` says so.
+    ``run`` takes one value of each row of the grid by name, of which the last changes fastest. It
+    returns one row or several, as mappings from column to a number or a string, which follow the
+    grid's columns in the table. ``made_by`` names for JSON what else decides the result: numbers
+    of images, and each model's :func:`~utils.models.weights_hash` (a recipe that is trained again
+    gives other weights). An :class:`ExperimentError` says if the grid is empty or a kept table is
+    damaged.
     """
     if not grid or not all(len(values) for values in grid.values()):
         raise ExperimentError(f"experiment {name!r} has an empty grid: {grid}")

@@ -16,12 +16,8 @@ def memory(
     """Load and run each variant in a fresh process, for ``limit`` seconds at most.
 
     ``folder`` is one that :func:`utils.lab.runtimes.export` filled, ``shape`` that of the input.
-
-    Returns
-    -------
-    DataFrame
-        variant, file_mb, before_mb (resident set with the libraries loaded and no model), after_mb
-        (once it has run), peak_mb (highest resident set), problem. Megabytes are 1e6 bytes.
+    The columns: variant, file_mb, before_mb (resident set with the libraries loaded and no model),
+    after_mb (once it has run), peak_mb (highest resident set), problem. A megabyte is 1e6 bytes.
     """
     calls = [(name, str(folder), shape, threads) for name in names]
     # glibc keeps what is freed in case it is wanted again; here it is to go back at once.

@@ -74,28 +74,14 @@ class Quantized:
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution or linear layer, with the batch norm folded in.
+    """A convolution or linear layer, with the batch norm folded in."""
 
-    Attributes
-    ----------
-    weight : ndarray
-        int8, shape (outputs, kernel height, kernel width, inputs); symmetric, Z_w = 0.
-    weight_scale, bias : ndarray
-        float32, shape (outputs,): one S_w for each output channel, and the bias in real units.
-    scale, zero_point : float32, int
-        S_y and Z_y.
-    relu : bool
-        Whether a ReLU is fused in.
-    stride, padding
-        As :data:`Stride` and :data:`Padding` say.
-    """
-
-    weight: ndarray
-    weight_scale: ndarray
-    bias: ndarray
-    scale: np.float32
-    zero_point: int
-    relu: bool = False
+    weight: ndarray  # int8, (outputs, kernel height, kernel width, inputs); symmetric, Z_w = 0
+    weight_scale: ndarray  # float32, (outputs,): one S_w for each output channel
+    bias: ndarray  # float32, (outputs,), in real units
+    scale: np.float32  # S_y
+    zero_point: int  # Z_y
+    relu: bool = False  # whether one is fused in
     stride: Stride = 1
     padding: Padding = 0
 

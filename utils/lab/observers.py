@@ -53,16 +53,11 @@ def qconfig(
     activations: str = "affine",
     bits: int = 7,
 ) -> tq.QConfig:
-    """Compose a qconfig; the defaults are those of the engine fbgemm.
+    """Compose a qconfig from keys of OBSERVERS, WEIGHTS and ACTIVATIONS, by default fbgemm's.
 
-    Parameters
-    ----------
-    observer, weights, activations : str
-        A key of OBSERVERS, WEIGHTS and ACTIVATIONS. Weights always have 8 bits, symmetric, from
-        the extremes. Activations are ``quint8`` either way: symmetric means a zero point in the
-        middle of the codes.
-    bits : int
-        The observed range is mapped to the codes 0 to 2^bits - 1; 2 to 8.
+    Weights always have 8 bits, symmetric, from the extremes. Activations are ``quint8`` either way:
+    symmetric means a zero point in the middle of the codes. Their observed range is mapped to the
+    codes 0 to 2^bits - 1, with 2 to 8 bits.
     """
     for value, known in (
         (observer, OBSERVERS),

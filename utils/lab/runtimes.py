@@ -1,7 +1,4 @@
-"""The same trained network in every form that the course times, in float32 and in int8.
-
-All forms are loaded from files, so that a fresh process measures what this one does.
-"""
+"""The same trained network in every form that the course times, loaded from files."""
 
 import copy
 import importlib.util
@@ -76,23 +73,20 @@ def export(folder: Path, model: ResNet18, images: Tensor) -> None:
 def load(name: str, folder: Path, shape: tuple[int, ...], threads: int = 1) -> Model:
     """Load one variant, ready to be called.
 
-    Parameters
-    ----------
-    name : str
-        A key of :data:`VARIANTS`. If it is unknown, if this machine cannot run it, or if building
-        it fails, a :class:`VariantError` says why.
-    folder : Path
-        That :func:`export` filled.
-    shape : tuple of int
-        Of the input, (N, C, H, W): compilers specialize in it.
-    threads : int
-        For the variants that fix it when they are built; the others follow torch's setting.
+    ``name`` is a key of :data:`VARIANTS`, ``folder`` one that :func:`export` filled, and ``shape``
+    that of the input, (N, C, H, W), since compilers specialize in it. Variants that do not fix the
+    number of threads when they are built follow torch's setting.
 
     Returns
     -------
     callable
         float32 input of ``shape`` to float32 logits. Under ``inference_mode``, but for images made
         outside of it: ``float_compiled`` is compiled again, and is slower, for any others.
+
+    Raises
+    ------
+    VariantError
+        If the name is unknown, this machine cannot run it, or building it fails; says why.
     """
     if name not in VARIANTS:
         raise VariantError(f"variant {name!r} is unknown; there are: {', '.join(VARIANTS)}")
