@@ -145,8 +145,8 @@ def test_one_layer_in_float_which_diagnose_leaves_out(fused, int8_model, images)
 def test_one_calibration_serves_every_choice(fused, images, choices):
     expected = logits(ptq.convert(prepared(fused, images, "min-max", *choices)), images)
     model = prepared(fused, images, "min-max")
-    observers.convert_with(model)  # an earlier choice leaves nothing behind
-    assert torch.equal(logits(observers.convert_with(model, *choices), images), expected)
+    observers.reconvert(model)  # an earlier choice leaves nothing behind
+    assert torch.equal(logits(observers.reconvert(model, *choices), images), expected)
 
 
 @pytest.mark.parametrize("weights", observers.WEIGHTS)
@@ -387,7 +387,7 @@ def test_pixels_that_were_not_normalized_are_a_finding(float_model, int8_model, 
 
 
 def test_codes_of_eight_bits_have_to_be_told(float_model, fused, images, raw):
-    model = observers.convert_with(prepared(fused, images), bits=8)
+    model = observers.reconvert(prepared(fused, images), bits=8)
     healthy = diagnosis.diagnose(float_model, model, images, bits=8)
     assert diagnosis.culprit(healthy) is None
     wrong = diagnosis.diagnose(float_model, model, raw / 255, bits=8)

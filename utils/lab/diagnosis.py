@@ -15,7 +15,7 @@ from torch.ao.nn import quantized as nnq
 from torch.ao.nn.intrinsic import ConvReLU2d
 
 from utils import quantization as ptq
-from utils.lab.observers import CODES, WEIGHTS, convert_with, qconfig, weighted_layers
+from utils.lab.observers import CODES, WEIGHTS, reconvert, qconfig, weighted_layers
 from utils.models import ResNet18, layers_of, tq
 
 # What counts as a fault. Fixed by what each number means, on no data set.
@@ -225,18 +225,18 @@ def cases(
         return {"kind": kind, "guilty": guilty, **made}
 
     prepared = calibrated(normal)
-    yield case("healthy, per tensor", convert_with(prepared, weights="per tensor"))
-    yield case("healthy, symmetric", convert_with(prepared, activations="symmetric"))
-    yield case("healthy, 8 bits", convert_with(prepared, bits=8), bits=8)
-    healthy = convert_with(prepared)
+    yield case("healthy, per tensor", reconvert(prepared, weights="per tensor"))
+    yield case("healthy, symmetric", reconvert(prepared, activations="symmetric"))
+    yield case("healthy, 8 bits", reconvert(prepared, bits=8), bits=8)
+    healthy = reconvert(prepared)
     yield case("healthy, default", healthy)
     for observer in ("min-max", "moving average", "percentile"):
-        yield case(f"healthy, {observer}", convert_with(calibrated(normal, observer)))
+        yield case(f"healthy, {observer}", reconvert(calibrated(normal, observer)))
     of_class = pixels[labels == draw % 10][:128]
-    yield case("healthy, calibrated on one class", convert_with(calibrated(normalize(of_class))))
+    yield case("healthy, calibrated on one class", reconvert(calibrated(normalize(of_class))))
 
     for kind, x, y in (("0 to 1", few / 255, met / 255), ("raw", few.float(), met.float())):
-        yield case(f"calibrated on pixels {kind}", convert_with(calibrated(x)), "quant")
+        yield case(f"calibrated on pixels {kind}", reconvert(calibrated(x)), "quant")
         yield case(f"used on pixels {kind}", healthy, "quant", images=y)
     names = list(ptq.observers(prepared))
     blocks = [name.removesuffix(".add_relu") for name in names if name.endswith("add_relu")]
@@ -249,7 +249,7 @@ def cases(
         block = blocks[torch.randint(len(blocks), (), generator=random)]
         channel = bits_lost(fused, f"{block}.conv1").argsort()[draw].item()  # a wide one
         planted = plant_outlier(fused, channel, factor, block)
-        int8_model = convert_with(calibrated(normal, "min-max", planted))
+        int8_model = reconvert(calibrated(normal, "min-max", planted))
         yield case(f"outlier channel, factor {factor}", int8_model, f"{block}.conv1", planted)
 
 

@@ -77,7 +77,7 @@ def weighted_layers(fused: nn.Module) -> list[str]:
     return list(layers_of(fused, ConvReLU2d, nn.Conv2d, nn.Linear))
 
 
-def convert_with(
+def reconvert(
     prepared: nn.Module, weights: str = "per channel", activations: str = "affine", bits: int = 7
 ) -> nn.Module:
     """Return the int8 model of a calibrated one, as if it had been prepared with these choices.
