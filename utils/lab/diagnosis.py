@@ -15,7 +15,7 @@ from torch.ao.nn import quantized as nnq
 from torch.ao.nn.intrinsic import ConvReLU2d
 
 from utils import quantization as ptq
-from utils.lab.observers import CODES, WEIGHTS, reconvert, qconfig, weighted_layers
+from utils.lab.observers import CODES, WEIGHTS, qconfig, reconvert, weighted_layers
 from utils.models import ResNet18, layers_of, tq
 
 # What counts as a fault. Fixed by what each number means, on no data set.
