@@ -48,6 +48,7 @@ def fakes(monkeypatch):
         return model
 
     monkeypatch.setattr(timing, "SAMPLE_SECONDS", 1e-9)
+    monkeypatch.setattr(timing, "WARMUP_SECONDS", 0)
     monkeypatch.setattr(benchmark.runtimes, "load", load)
     monkeypatch.setattr(benchmark, "_eager_logits", lambda folder, x: x[:, 0, 0, :2])
     return SimpleNamespace(loads=loads, runs=runs, wrong=wrong)

@@ -361,12 +361,6 @@ def test_saturation_is_counted(float_model, int8_model, images):
     assert row["saturated"] > 0.05
 
 
-def test_diagnose_takes_a_fused_model_too(float_model, fused, int8_model, images):
-    one = diagnosis.diagnose(float_model, int8_model, images[:16])
-    other = diagnosis.diagnose(fused, int8_model, images[:16])
-    assert one.equals(other)
-
-
 def test_diagnose_refuses_what_makes_no_sense(float_model, int8_model, images):
     with pytest.raises(ValueError, match="the second model is float32"):
         diagnosis.diagnose(float_model, float_model, images)

@@ -171,11 +171,6 @@ def test_int8_variants_agree_with_the_int8_model_bit_for_bit(folder, int8_model,
     assert torch.get_num_threads() == before
 
 
-def test_int8_stands_in_its_own_file(folder):
-    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-    assert sizes["int8.pt"] < 0.3 * sizes["float.pt"]
-
-
 @pytest.mark.parametrize(
     ("name", "batch_norms", "channels_last"),
     [("float_eager", 20, False), ("float_fused", 0, False), ("float_channels_last", 0, True)],
