@@ -43,8 +43,9 @@ class Arithmetic:
     padding: str = "zero point"  # the code around an image; Z_x stands for the real number 0
     bias: str = "float32"  # added as a fraction to the accumulator, or rounded before
     multiplier: str = "float32"  # or an int32 and a shift, which round by a rule of their own
-    accumulator: str = "int32"  # or every two neighboring products saturate an int16 first, as
-    # in the instruction vpmaddubsw of processors without VNNI
+    # Or every two neighboring products saturate an int16 first, as in the instruction vpmaddubsw of
+    # processors without VNNI.
+    accumulator: str = "int32"
 
     def __post_init__(self):
         for name, value in vars(self).items():
@@ -109,7 +110,7 @@ class Layer:
         """Turn int32 sums, whose last axis is the channels, into the uint8 codes of the output.
 
         ``q_y = Z_y + round(M (sum + b / (S_x S_w)))`` with ``M = S_x S_w / S_y`` (Jacob et al.
-        2018, equations 4 and 5), clamped to 0 to 255, or to Z_y to 255 behind a ReLU: code Z_y is
+        2018, equations 4 and 5), clamped to 0 to 255, or to Z_y to 255 after a ReLU: code Z_y is
         the real number 0. fbgemm computes each factor, product and sum in float32, in this order.
         """
         unit = input_scale * self.weight_scale  # what an accumulator's 1 is worth
