@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from utils import files
 from utils.catalog import ENOUGH_ROUNDS, VARIANTS
@@ -266,7 +265,7 @@ def _plain(value: object, where: str) -> object:
         value = dataclasses.asdict(value)
     elif isinstance(value, pd.DataFrame):
         value = value.to_dict(orient="list")
-    elif isinstance(value, torch.Tensor) or hasattr(value, "item"):  # a NumPy scalar
+    elif hasattr(value, "tolist"):  # a tensor, an array, or a NumPy scalar
         value = value.tolist()
     if isinstance(value, dict):
         return {str(k): _plain(v, f"{where}.{k}") for k, v in value.items()}

@@ -126,8 +126,8 @@ def rounds_of(samples: pd.DataFrame) -> pd.DataFrame:
 def summarize(samples: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Condense the samples of :func:`latency` to one row per variant, batch and thread count.
 
-    Returns variant, batch, threads; median_ms, p90_ms, p99_ms (of all calls, None if these are fewer
-    than 20 or 100); images_per_second; speedup (median over rounds of the baseline's time / own
+    Returns variant, batch, threads; median_ms, p90_ms, p99_ms (of all calls; None of fewer than 20
+    or 100 calls); images_per_second; speedup (median over rounds of the baseline's time / own
     time), speedup_low, speedup_high (its :func:`interval`), always_faster (in every round); spread
     (of the middle 80 % of the rounds, relative to their median); rounds (how many). Raises
     ValueError if ``baseline`` was not timed at every setting, or there are fewer than two rounds.

@@ -130,9 +130,9 @@ def points_interval(
     their own spread: it is widened as Student's t asks (Hesterberg: What Teachers Should Know About
     the Bootstrap, The American Statistician 2015).
 
-    ``lost`` and ``won`` are lists of int, those of :func:`cost` for each draw; for int8 models A and
-    B, join A's won to B's lost and A's lost to B's won. If each draw was tested on a part of
-    the ``images`` that is its own, ``each`` is how many that are.
+    ``lost`` and ``won`` are lists of int, those of :func:`cost` for each draw; for int8 models A
+    and B, join A's won to B's lost and A's lost to B's won. If each draw was tested on a part of
+    the ``images`` that is its own, ``each`` is how many they are.
     """
     known = np.unique(np.concatenate([*lost, *won]).astype(int))
     change = np.zeros((len(lost), len(known) + 2))
