@@ -56,16 +56,9 @@ def fuse(model: nn.Module) -> QuantizableResNet18:
     Folding: ``w' = w gamma / sigma``, ``b' = beta - mu gamma / sigma`` with
     ``sigma = sqrt(var + eps)`` (Jacob et al. 2018, section 3.2).
 
-    Parameters
-    ----------
-    model : nn.Module
-        The course's ResNet-18 or torchvision's, float32, in eval mode, with any number of classes
-        and input channels; not changed.
-
-    Raises
-    ------
-    QuantizationError
-        If the model is in train mode, is fused or quantized already, or is another network.
+    The model is the course's ResNet-18 or torchvision's, float32, in eval mode, with any number of
+    classes and input channels. Raises QuantizationError for another network, in train mode, or if
+    the model is fused or quantized already.
     """
     _require_float(model, "fusing")
     fused = any(isinstance(module, _FusedModule) for module in model.modules())
@@ -93,20 +86,9 @@ def fuse(model: nn.Module) -> QuantizableResNet18:
 def prepare(model: nn.Module, engine: str | None = None, qconfig=None) -> nn.Module:
     """Step 2: return a copy with an observer behind every module that will produce integers.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Fused, in eval mode; not changed.
-    engine : str, optional
-        See :func:`set_engine`; engine and qconfig are set together, since a qconfig made for one
-        engine can overflow on another.
-    qconfig : torch.ao.quantization.QConfig, optional
-        Instead of the engine's default.
-
-    Raises
-    ------
-    QuantizationError
-        If the model is in train mode, or prepared or quantized already.
+    The model is fused and in eval mode. Engine (see :func:`set_engine`) and qconfig, by default the
+    engine's own, are set together, since a qconfig made for one engine can overflow on another.
+    Raises QuantizationError in train mode, or if the model is prepared or quantized already.
     """
     _require_float(model, "preparing")
     _require(not observers(model), "this model is prepared already: go on with calibrate()")
@@ -119,19 +101,10 @@ def prepare(model: nn.Module, engine: str | None = None, qconfig=None) -> nn.Mod
 def calibrate(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int = 64) -> int:
     """Step 3: run images through a prepared model, in place; return how many there were.
 
-    Parameters
-    ----------
-    model : nn.Module
-        As :func:`prepare` returns it.
-    images : Tensor or iterable of Tensor
-        float32, normalized, shape (N, channels, H, W), cut into batches of ``batch_size``; or
-        batches of that shape.
-
-    Raises
-    ------
-    QuantizationError
-        If the model was not prepared or is in train mode; if there are no images, or of the wrong
-        shape or dtype; if a value is NaN or infinite, naming the first layer where it appeared.
+    The images are float32, normalized, shape (N, channels, H, W), cut into batches of
+    ``batch_size``; or an iterable of such batches. Raises QuantizationError if the model was not
+    prepared or is in train mode; if there are no images, or of the wrong shape or dtype; if a value
+    is NaN or infinite, naming the first layer where it appeared.
     """
     _require(observers(model), "no observers: calibrate() takes the model that prepare() returns")
     _require_float(model, "calibrating")
@@ -214,21 +187,9 @@ def save_int8(model: nn.Module, path: Path) -> int:
 def load_int8(path: Path, engine: str | None = None, like: nn.Module | None = None) -> nn.Module:
     """Load what :func:`save_int8` wrote, with ``weights_only=True`` and without calibrating.
 
-    Parameters
-    ----------
-    path : Path
-    engine : str, optional
-        See :func:`set_engine`.
-    like : nn.Module, optional
-        A fused float32 model of the same architecture; by default ResNet-18, with the classes and
-        input channels that the file has.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    QuantizationError
-        If the file does not hold this network in int8.
+    ``like`` is a fused float32 model of the same architecture, by default ResNet-18 with the
+    classes and input channels that the file has. Raises FileNotFoundError if there is no such file,
+    QuantizationError if it does not hold this network in int8.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path.name} does not exist: save_int8() a quantized model first")
@@ -269,14 +230,8 @@ def sqnr(reference: Tensor, approximation: Tensor) -> float:
 def layer_outputs(model: nn.Module, images: Tensor, *, integers: bool = False) -> dict[str, Tensor]:
     """Run images through a fused or int8 model; return each layer's output by name, in order.
 
-    Parameters
-    ----------
-    model : nn.Module
-    images : Tensor
-        float32, normalized, shape (N, channels, H, W).
-    integers : bool
-        Return int8 outputs as they are, not dequantized (``S (q - Z)``), and those of the pooling
-        layers too.
+    The images are float32, normalized, shape (N, channels, H, W). With ``integers``, int8 outputs
+    are returned as they are, not dequantized (``S (q - Z)``), and those of the pooling layers too.
     """
     pooling = (nn.MaxPool2d, nn.AdaptiveAvgPool2d) if integers else ()
     layers = layers_of(model, *_FLOAT, *_INT8, *pooling)
