@@ -35,7 +35,7 @@ PAGE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js %}{% endblock %}{% block html_head_js_mathjax %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}{% block jupyter_widgets %}{% endblock %}
 {% block data_png %}<img src="data:image/png;base64,{{ output.data['image/png'].strip() }}"
-alt="{{ output | get_metadata('alt', 'image/png') | e }}">{% endblock %}"""
+alt="{{ (output | get_metadata('alt', 'image/png') or '') | e }}">{% endblock %}"""
 
 
 @dataclass
@@ -262,8 +262,9 @@ def save_headline_figure(folder: Path) -> None:
 def main() -> int:
     """Read the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m utils.report", description=__doc__)
-    add, also = parser.add_argument, "also refresh the committed notebooks, results/ and README"
+    add = parser.add_argument
     add("--output", type=Path, default=PROJECT / "report", help="folder to write")
+    also = "also refresh the committed notebooks, results/ and the README's table"
     add("--in-place", action="store_true", help=also)
     add("--only", nargs="+", choices=_names(), metavar="NAME", help="notebooks, without .ipynb")
     chosen = parser.parse_args()

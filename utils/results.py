@@ -101,11 +101,12 @@ def folder(settings: Settings, *names: str) -> Path:
 
     Raises ResultsError if neither does.
     """
-    for candidate in (settings.results_dir, REFERENCE):
-        missing = [name for name in names if not (candidate / f"{name}.json").exists()]
+    folders = (settings.results_dir, REFERENCE)
+    absent = [[name for name in names if not (f / f"{name}.json").exists()] for f in folders]
+    for candidate, missing in zip(folders, absent, strict=True):
         if not missing:
             return candidate
-    raise ResultsError(f"no results of {', '.join(missing)}: run these notebooks first")
+    raise ResultsError(f"no results of {', '.join(absent[0])}: run these notebooks first")
 
 
 def section(path: Path, name: str, like: Mapping | None = None) -> tuple[dict | None, str]:

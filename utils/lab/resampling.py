@@ -59,7 +59,8 @@ def changes(
         ((one.argmax(1) != other.argmax(1)).double(), divergence(one, other))
         for one, other in ((exact, coarse), twins)
     )
-    apart = pd.DataFrame({"flips": flips - idle_flips, "divergence": kl - idle_kl})
+    apart = {"flips": flips - idle_flips, "divergence": kl - idle_kl}
+    apart = pd.DataFrame({name: values.numpy() for name, values in apart.items()})
 
     def moved(chosen: np.ndarray | slice) -> pd.Series:
         change = pd.Series(scores(after.iloc[chosen])) - pd.Series(scores(before.iloc[chosen]))
@@ -70,7 +71,9 @@ def changes(
     table = pd.DataFrame({"change": moved(slice(None))})
     table["low"], table["high"] = drawn.quantile(0.025), drawn.quantile(0.975)
     half = (table["high"] - table["low"]) / 2
-    size = table["change"].abs().where(~table.index.isin(apart), table["change"].clip(lower=0))
+    size = (
+        table["change"].abs().where(~table.index.isin(apart.columns), table["change"].clip(lower=0))
+    )
     table["moved"] = (size / half.where(half > 0)).fillna(0.0)  # nothing moved: 0
     return table.rename_axis("measure").reset_index()
 
