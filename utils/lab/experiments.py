@@ -89,7 +89,8 @@ def _sources(run: Callable, seen: tuple[Callable, ...] = ()) -> list[str]:
 def _library() -> str:
     """Hash of every module that an experiment's numbers can depend on."""
     digest = hashlib.sha256()
-    core = ["data", "models", "training", "quantization", "comparison"]
-    for name in (*core, "lab/corruptions", "lab/observers", "lab/diagnosis"):
+    core = ("data", "models", "training", "quantization", "comparison")
+    lab = ("corruptions", "observers", "diagnosis", "resampling")
+    for name in (*core, *(f"lab/{name}" for name in lab)):
         digest.update((PROJECT / "utils" / f"{name}.py").read_bytes())
     return digest.hexdigest()
