@@ -194,6 +194,7 @@ def load_int8(path: Path, engine: str | None = None, like: nn.Module | None = No
     if not path.exists():
         raise FileNotFoundError(f"{path.name} does not exist: save_int8() a quantized model first")
     engine = set_engine(engine)
+    kind = "ResNet-18" if like is None else type(like).__name__
     try:
         state = torch.load(path, weights_only=True)
         if like is None:
@@ -205,7 +206,6 @@ def load_int8(path: Path, engine: str | None = None, like: nn.Module | None = No
         int8 = tq.convert(empty, inplace=True)
         int8.load_state_dict(state)
     except Exception as error:  # whatever a foreign file makes torch raise
-        kind = "ResNet-18" if like is None else type(like).__name__
         raise QuantizationError(
             f"{path.name} is not an int8 {kind} ({type(error).__name__}): delete it and make it "
             f"again with save_int8()"
