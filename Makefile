@@ -5,7 +5,7 @@ export GOMP_SPINCOUNT ?= 10000
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help report test lab notebooks clean
+.PHONY: help report test lab notebooks class clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -31,5 +31,10 @@ lab: .venv/ready  ## Open JupyterLab on the notebooks
 notebooks: .venv/ready  ## Refresh the committed outputs, results/ and README table (full profile, MNIST)
 	COURSE_PROFILE=full $(BIN)/python -m utils.report --in-place
 
+class: .venv/ready  ## Write student notebooks, slides, nbgrader sources and notes to class/
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-class.txt || \
+	  echo "The class requirements could not be installed: there will be no slides."
+	$(BIN)/python -m utils.lab.classroom
+
 clean:  ## Delete what was made here: artifacts, report, caches and .venv (data/ stays)
-	rm -rf artifacts report .venv .pytest_cache .ruff_cache *.egg-info
+	rm -rf artifacts class report .venv .pytest_cache .ruff_cache *.egg-info

@@ -14,7 +14,7 @@ from torch import nn
 
 from utils.settings import PROJECT
 
-NAMES = ("README.md", "QUESTIONS.md", "GLOSSARY.md")
+NAMES = ("README.md", "QUESTIONS.md", "GLOSSARY.md", "TEACHING.md")
 TEXTS = {name: (PROJECT / name).read_text(encoding="utf-8") for name in NAMES}
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXTS["QUESTIONS.md"], re.DOTALL)
 SUPPORTED = torch.backends.quantized.supported_engines

@@ -14,11 +14,11 @@ CORE = [
     "models",
     "training",
     "quantization",
+    "specialization",
     "catalog",
     "comparison",
     "timing",
     "results",
-    "exercises",
     "report",
 ]
 UTILS = PROJECT / "utils"
@@ -39,13 +39,38 @@ def imported(path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    "path",
-    [p for p in UTILS.glob("[a-z]*.py") if "plots" not in p.stem],
-    ids=lambda path: path.stem,
-)
+def lines(files) -> int:
+    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
+
+
+BUDGET = {
+    "core": (UTILS.glob("*.py"), 2_000),
+    "exercises": (UTILS.glob("exercises/*.py"), 300),
+    "lab": (UTILS.glob("lab/*.py"), 2_500),
+    "figures": (UTILS.glob("figures/*.py"), 1_000),
+    "tests": (PROJECT.glob("tests/*.py"), lines(UTILS.rglob("*.py"))),
+}
+
+
+@pytest.mark.parametrize("part", BUDGET)
+def test_the_house_stays_small(part):
+    files, most = BUDGET[part]
+    assert lines(files) <= most
+
+
+@pytest.mark.parametrize("path", UTILS.glob("exercises/*.py"), ids=lambda path: path.stem)
+def test_exercises_know_neither_apparatus_nor_figures(path):
+    assert not any(name.startswith(("lab", "figures")) for name in imported(path))
+
+
+@pytest.mark.parametrize("path", UTILS.glob("lab/*.py"), ids=lambda path: path.stem)
+def test_the_lab_draws_nothing(path):
+    assert not any(name.startswith("figures") for name in imported(path))
+
+
+@pytest.mark.parametrize("path", UTILS.glob("[a-z]*.py"), ids=lambda path: path.stem)
 def test_a_core_module_imports_only_modules_above_it(path):
     above = set(CORE[: CORE.index(path.stem)])
     if path.stem == "report":  # the one that may know every room
-        above |= {name for name in imported(path) if name.startswith(("lab.", "figures.", "plots"))}
+        above |= {name for name in imported(path) if name.startswith(("lab", "figures"))}
     assert imported(path) <= above

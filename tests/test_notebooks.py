@@ -121,6 +121,51 @@ def test_it_follows_the_template(notebook):
         assert term in text, f"missing: {term}"
 
 
+def without_report(path):
+    if path.stem == "09_report":
+        pytest.skip("a report, not a lesson")
+
+
+def place(notebook, heading: str) -> int:
+    """Number of the cell that begins with this heading."""
+    return next(i for i, c in enumerate(notebook.cells) if c.source.startswith(heading))
+
+
+def test_the_core_path_is_one_lesson_and_asks_to_predict(path, notebook):
+    without_report(path)
+    assert place(notebook, "## Recap") < place(notebook, "## Exercises") <= 46
+    assert prose(notebook).count("**Predict first.**") >= 2
+
+
+def test_three_exercises_each_with_a_hidden_solution(path, notebook):
+    without_report(path)
+    cells = code(notebook)
+    tasks, solutions = (
+        [c for c in cells if tag in c.metadata.get("tags", [])] for tag in ("exercise", "solution")
+    )
+    assert len(tasks) >= 3 and len(solutions) >= 3
+    for cell in solutions:
+        assert cell.metadata.get("jupyter", {}).get("source_hidden")
+        assert "exercises.check_" in cell.source
+        assert any("Correct." in text_of(output) for output in cell.outputs), cell.source
+
+
+def test_going_deeper_is_folded(path, notebook):
+    without_report(path)
+    start, end = place(notebook, "## Going deeper"), place(notebook, "## References")
+    assert place(notebook, "## Exercises") < start < end
+    for cell in notebook.cells[start:end]:
+        if cell.cell_type == "markdown" and re.match(r"#{2,4} ", cell.source):
+            assert cell.metadata.get("jp-MarkdownHeadingCollapsed"), cell.source[:60]
+
+
+def test_next_leads_to_the_next_notebook(path, notebook):
+    following = [other.name for other in sorted(PATHS) if other.name > path.name]
+    if following:
+        after = notebook.cells[place(notebook, "## Next") :]
+        assert f"({following[0]})" in "\n".join(cell.source for cell in after)
+
+
 def test_links_to_files_resolve(path, notebook):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", prose(notebook)):
         if not re.match(r"[a-z]+:", target):

@@ -21,12 +21,19 @@ SYSTEMS = {
         "machine": "AMD64",
         "flags": ["avx2", "avx512f", "avx512_vnni"],
         "absent": ["resource", "fcntl", "termios", "pwd", "grp"],
+        "table": {"fbgemm": ("avx512_vnni", ""), "onednn": ("avx512_vnni", "")},
     },
-    "ARM": {"engines": ["qnnpack", "none"], "machine": "aarch64", "flags": ["asimddp", "bf16"]},
+    "ARM": {
+        "engines": ["qnnpack", "none"],
+        "machine": "aarch64",
+        "flags": ["asimddp", "bf16"],
+        "table": {"qnnpack": ("its basic kernels", "arm_dotprod")},
+    },
     "AVX2": {
         "engines": ["qnnpack", "onednn", "x86", "fbgemm", "none"],
         "machine": "x86_64",
         "flags": ["avx2"],
+        "table": {"fbgemm": ("avx2", ""), "onednn": ("avx2", "")},
     },
 }
 # Only what the machine says of itself is faked; all that reads it is the course's own.
@@ -56,49 +63,25 @@ print(json.dumps({
 """
 
 
-@pytest.fixture(scope="module", params=SYSTEMS)
-def system(request, tmp_path_factory):
-    """Return the system's name and what the course finds there."""
-    script = tmp_path_factory.mktemp("look") / "look.py"
-    script.write_text(LOOK)
-    faked = json.dumps(SYSTEMS[request.param] | {"modules": MODULES})
-    environ = os.environ | {"PYTHONPATH": str(PROJECT), "COURSE_HOME": str(script.parent)}
-    command = [sys.executable, str(script), faked]
-    done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=300)
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_variants_kernels_and_tables_are_those_of_the_system(name, tmp_path):
+    (tmp_path / "look.py").write_text(LOOK)
+    faked = json.dumps(SYSTEMS[name] | {"modules": MODULES})
+    environ = os.environ | {"PYTHONPATH": str(PROJECT), "COURSE_HOME": str(tmp_path)}
+    command = [sys.executable, str(tmp_path / "look.py"), faked]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ)
     assert done.returncode == 0, done.stderr
-    return request.param, json.loads(done.stdout.splitlines()[-1])
-
-
-def test_int8_variants_and_kernels_are_those_of_the_engines(system):
-    name, found = system
+    found = json.loads(done.stdout.splitlines()[-1])
+    engines = ["qnnpack"] if name == "ARM" else ["fbgemm", "x86", "onednn"]
+    libraries = {"qnnpack"} if name == "ARM" else {"fbgemm", "onednn"}
+    assert found["engine"] == engines[0]
     int8 = [variant for variant in found["names"] if variant.startswith("int8")]
-    if name == "ARM":
-        assert found["engine"] == "qnnpack"
-        assert int8 == ["int8_qnnpack"]
-        assert found["missing"]["int8_fbgemm"] == (
-            "no engine for this processor, which uses qnnpack"
-        )
-        assert found["kernels"]["int8"] == ["convolution, qnnpack", "matrix product, qnnpack"]
-    else:
-        assert found["engine"] == "fbgemm"
-        assert int8 == ["int8_fbgemm", "int8_x86", "int8_onednn"]
-        assert "int8_qnnpack" in found["missing"]
-        libraries = {kernel.split(", ")[1] for kernel in found["kernels"]["int8"]}
-        assert libraries == {"fbgemm", "onednn"}
+    assert int8 == [f"int8_{engine}" for engine in engines]
+    absent = "int8_fbgemm" if name == "ARM" else "int8_qnnpack"
+    assert absent in found["missing"]
     assert len(found["names"]) + len(found["missing"]) == 10
-
-
-def test_tables_follow_the_instruction_sets(system):
-    name, found = system
+    assert {kernel.split(", ")[1] for kernel in found["kernels"]["int8"]} == libraries
     assert found["bf16"] is (name == "ARM")
     assert len(found["sets"]) == len(SYSTEMS[name]["flags"])
     table = {library: (fastest, unused) for library, fastest, unused in found["instructions"]}
-    basic = "its basic kernels"
-    assert (
-        table
-        == {
-            "Windows": {"fbgemm": ("avx512_vnni", ""), "onednn": ("avx512_vnni", "")},
-            "ARM": {"qnnpack": (basic, "arm_dotprod")},
-            "AVX2": {"fbgemm": ("avx2", ""), "onednn": ("avx2", "")},
-        }[name]
-    )
+    assert table == SYSTEMS[name]["table"]

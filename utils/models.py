@@ -5,6 +5,7 @@ table 1. Submodules carry torchvision's names, so that a ``state_dict`` fits eit
 """
 
 import contextlib
+import functools
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -22,9 +23,8 @@ except ImportError as error:
         "announced its removal. Install the pinned release: pip install -r requirements.txt"
     ) from error
 
-# All known, explained in notebook 03 and bounded by the pins: silenced here, in one place, instead
-# of in every output. In order: the package, its observers' reduce_range (the default qconfig sets
-# it itself), the quantized dtypes (a C++ warning), and the storage class their pickles use.
+# Known, explained in notebook 03 and bounded by the pins: the package, its observers' reduce_range
+# (the default qconfig sets it itself), the quantized dtypes, the storage class of their pickles.
 for message in (
     "torch.ao.quantization is deprecated",
     "Please use quant_min and quant_max to specify the range",
@@ -39,12 +39,7 @@ STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels and stride of layer
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut: ``relu(F(x) + x)`` (He et al. 2016, figure 2).
 
-    Parameters
-    ----------
-    inputs, outputs : int
-        Channels.
-    stride : int
-        Of the first convolution; the shortcut follows with a 1x1 convolution where shapes differ.
+    The first convolution has the stride. The shortcut is a 1x1 convolution where shapes differ.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1):
@@ -56,32 +51,24 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.downsample = None
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            convolution = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.downsample = nn.Sequential(convolution, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map float32 (N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+        """Map (N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
         shortcut = x if self.downsample is None else self.downsample(x)
         y = self.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
+        return self.add(self.bn2(self.conv2(y)), shortcut)
+
+    def add(self, y: Tensor, shortcut: Tensor) -> Tensor:
+        """Return ``relu(y + shortcut)``."""
         return self.relu(y + shortcut)
 
 
 class ResNet18(nn.Module):
-    """The float32 network.
+    """The float32 network: images with this many channels, logits for this many classes.
 
-    Parameters
-    ----------
-    classes : int
-        Number of logits.
-    channels : int
-        Of the input image: 1 for digits, 3 for photographs.
-
-    Raises
-    ------
-    ValueError
-        If either is smaller than 1.
+    Raises ValueError if either number is smaller than 1.
     """
 
     block: type[nn.Module] = BasicBlock
@@ -120,11 +107,8 @@ class QuantizableBasicBlock(BasicBlock):
         self.relu = nn.ReLU()  # serves once: the second ReLU is part of add_relu
         self.add_relu = FloatFunctional()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, inputs, H, W) to (N, outputs, H / stride, W / stride), float32 or quint8."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
+    def add(self, y: Tensor, shortcut: Tensor) -> Tensor:
+        """Return ``relu(y + shortcut)``, float32 or quint8."""
         return self.add_relu.add_relu(y, shortcut)
 
     def fuse(self) -> None:
@@ -137,8 +121,8 @@ class QuantizableBasicBlock(BasicBlock):
 class QuantizableResNet18(ResNet18):
     """ResNet-18 that eager-mode quantization can convert: same weights, same ``state_dict`` keys.
 
-    Differs from :class:`ResNet18` in three places: ``quant`` and ``dequant`` mark where the
-    integers begin and end, and every addition is a ``FloatFunctional``.
+    ``quant`` and ``dequant`` mark where the integers begin and end, and every addition is a
+    ``FloatFunctional``.
     """
 
     block = QuantizableBasicBlock
@@ -156,10 +140,7 @@ class QuantizableResNet18(ResNet18):
     def fuse(self) -> None:
         """Fuse the stem and every block in place.
 
-        Raises
-        ------
-        RuntimeError
-            If the model is in train mode: batch norm would be kept as a separate training module.
+        Raises RuntimeError in train mode, where each batch norm would stay a module of its own.
         """
         if self.training:
             raise RuntimeError("fuse() needs eval mode, the model is in train mode: call .eval()")
@@ -185,56 +166,38 @@ def hooked(
 ) -> Iterator[None]:
     """Watch modules in this block; the hooks are removed when it ends, also by an error.
 
-    Parameters
-    ----------
-    modules : mapping of str to nn.Module
-    after : callable, optional
-        Called as ``after(name, module, inputs, output)`` at the end of each forward, before any
-        other hook.
-    before : callable, optional
-        Called as ``before(name, module, inputs)`` at the start of each forward.
+    ``before(name, module, inputs)`` is called at the start of each forward, and
+    ``after(name, module, inputs, output)`` at its end, before any other hook.
     """
     with contextlib.ExitStack() as stack:
         for name, module in modules.items():
             if before is not None:
-                hook = module.register_forward_pre_hook(lambda m, x, name=name: before(name, m, x))
-                stack.callback(hook.remove)
+                hook = functools.partial(before, name)
+                stack.callback(module.register_forward_pre_hook(hook).remove)
             if after is not None:
-                handle = module.register_forward_hook(
-                    lambda m, x, y, name=name: after(name, m, x, y), prepend=True
-                )
-                stack.callback(handle.remove)
+                hook = functools.partial(after, name)
+                stack.callback(module.register_forward_hook(hook, prepend=True).remove)
         yield
 
 
 def weights_hash(model: nn.Module) -> str:
-    """Return twelve characters that stand for every value in a model's state_dict.
+    """Return twelve characters that stand for every value in a float32 or int8 state_dict.
 
-    Results and kept tables carry it, so that figures of different weights cannot be mixed up.
-
-    Parameters
-    ----------
-    model : nn.Module
-        float32 or int8; where its tensors lie, and in which memory layout, makes no difference.
+    Where the tensors lie, and in which memory layout, makes no difference.
     """
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         for part in value if isinstance(value, tuple) else (value,):  # an int8 linear layer packs
-            if isinstance(part, Tensor):
-                _digest(name, part, digest)
-            else:
+            if not isinstance(part, Tensor):
                 digest.update(f"{name}={part}".encode())
+                continue
+            digest.update(f"{name} {part.dtype} {tuple(part.shape)}".encode())
+            if part.is_quantized:
+                if part.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
+                    digest.update(part.q_per_channel_scales().numpy().tobytes())
+                    digest.update(part.q_per_channel_zero_points().numpy().tobytes())
+                else:
+                    digest.update(f"{part.q_scale()!r} {part.q_zero_point()}".encode())
+                part = part.int_repr()
+            digest.update(part.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
-
-
-def _digest(name: str, value: Tensor, digest) -> None:
-    value = value.detach()
-    digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-    if value.is_quantized:
-        if value.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
-            digest.update(value.q_per_channel_scales().numpy().tobytes())
-            digest.update(value.q_per_channel_zero_points().numpy().tobytes())
-        else:
-            digest.update(f"{value.q_scale()!r} {value.q_zero_point()}".encode())
-        value = value.int_repr()
-    digest.update(value.cpu().contiguous().numpy().tobytes())

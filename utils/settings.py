@@ -37,19 +37,8 @@ class SettingsError(ValueError):
 class Settings:
     """One run's settings; everything that differs between quick and full is decided here.
 
-    Attributes
-    ----------
-    profile : {"full", "quick"}
-    data : {"auto", "mnist", "digits"}
-        ``auto`` takes MNIST in the full profile if it can be had, else the embedded digits;
-        ``mnist`` makes falling back an error; ``digits`` asks for the embedded ones.
-    device : str
-        Where the float model is trained: ``cpu``, ``cuda`` or ``mps``. int8 always runs on the CPU.
-    seed : int
-    home : Path
-        Parent of ``data/`` and ``artifacts/``.
-    results_dir : Path
-        Where this run writes its results.
+    The data "auto" is MNIST in the full profile if it can be had, else the embedded digits; "mnist"
+    makes falling back an error. The device is for training: int8 always runs on the CPU.
     """
 
     profile: str
@@ -66,12 +55,12 @@ class Settings:
 
     @property
     def data_dir(self) -> Path:
-        """Where torchvision keeps its downloads."""
+        """Where the data sets are kept."""
         return self.home / "data"
 
     @property
     def artifacts_dir(self) -> Path:
-        """Checkpoints and int8 models of this profile."""
+        """Where the checkpoints and int8 models of this profile are kept."""
         return self.home / "artifacts" / self.profile
 
     @property
@@ -85,69 +74,42 @@ class Settings:
         return 5 if self.quick else 30
 
     @property
-    def timing_seconds(self) -> float:
-        """When to stop adding rounds to one setting of batch and threads."""
-        return 1.5 if self.quick else 5.0
-
-    @property
     def timing_batches(self) -> tuple[int, ...]:
         """Batch sizes of the CPU benchmark."""
         return (1, 64) if self.quick else (1, 8, 64, 256)
 
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings from the environment.
+    """Read the settings from ``environ``, by default ``os.environ``.
 
-    Parameters
-    ----------
-    environ : mapping, optional
-        Instead of ``os.environ``.
-
-    Raises
-    ------
-    SettingsError
-        For an unknown value, naming the allowed ones; for a device that this machine lacks; for a
-        home that is a file.
+    Raises SettingsError for an unknown value, naming the allowed ones; for a device that this
+    machine lacks; for a home that is a file.
     """
     environ = os.environ if environ is None else environ
     chosen = {}
     for name, allowed in CHOICES.items():
-        value = environ.get(name) or allowed[0]
-        if value not in allowed:
-            raise SettingsError(f"{name}={value!r} is unknown; allowed: {', '.join(allowed)}")
-        chosen[name] = value
+        chosen[name] = environ.get(name) or allowed[0]
+        if chosen[name] not in allowed:
+            raise SettingsError(
+                f"{name}={chosen[name]!r} is unknown; allowed: {', '.join(allowed)}"
+            )
+    profile, data, wanted = chosen.values()
+    gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = [name for name, there in gpus.items() if there] + ["cpu"]
+    device = available[0] if wanted == "auto" else wanted
+    if device not in available:
+        raise SettingsError(
+            f"COURSE_DEVICE={wanted!r} is not available here; this machine has: "
+            f"{', '.join(available)}. Unset COURSE_DEVICE to let the course choose."
+        )
     seed = environ.get("COURSE_SEED") or "0"
     if not seed.isdecimal():
         raise SettingsError(f"COURSE_SEED={seed!r} must be a whole number, 0 or larger")
     home = Path(environ.get("COURSE_HOME") or PROJECT).resolve()
     if home.exists() and not home.is_dir():
         raise SettingsError(f"COURSE_HOME={home.name!r} is a file; it must be a folder")
-    profile = chosen["COURSE_PROFILE"]
-    results = environ.get("COURSE_RESULTS") or home / "artifacts" / profile / "results"
-    return Settings(
-        profile=profile,
-        data=chosen["COURSE_DATA"],
-        device=_device(chosen["COURSE_DEVICE"]),
-        seed=int(seed),
-        home=home,
-        results_dir=Path(results).resolve(),
-    )
-
-
-def _device(wanted: str) -> str:
-    available = ["cpu"]
-    if torch.backends.mps.is_available():
-        available.insert(0, "mps")
-    if torch.cuda.is_available():
-        available.insert(0, "cuda")
-    if wanted == "auto":
-        return available[0]
-    if wanted not in available:
-        raise SettingsError(
-            f"COURSE_DEVICE={wanted!r} is not available here; this machine has: "
-            f"{', '.join(available)}. Unset COURSE_DEVICE to let the course choose."
-        )
-    return wanted
+    results = Path(environ.get("COURSE_RESULTS") or home / "artifacts" / profile / "results")
+    return Settings(profile, data, device, int(seed), home, results.resolve())
 
 
 def seed_everything(seed: int) -> None:

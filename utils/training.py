@@ -22,12 +22,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import SGD
+from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from utils import settings as settings_module
 from utils.data import Dataset, batches, load, random_affine
 from utils.environment import cpu
-from utils.files import locked, write_atomically
+from utils.files import locked, save_atomically
 from utils.models import ResNet18
 from utils.settings import Settings, SettingsError, seed_everything
 
@@ -42,41 +44,21 @@ class Recipe:
 
     One-cycle SGD after Smith and Topin: Super-Convergence (2019); label smoothing after Szegedy
     et al.: Rethinking the Inception Architecture (CVPR 2016), section 7.
-
-    Attributes
-    ----------
-    data_source : str
-    train_images : int
-    epochs, batch_size : int
-    peak_lr : float
-        Highest learning rate of the cycle.
-    warmup : float
-        Share of the steps in which the learning rate rises.
-    base_momentum, max_momentum : float
-        The momentum falls from the higher to the lower while the learning rate rises.
-    weight_decay, label_smoothing : float
-    max_shift : float
-        Largest random shift of an image in each direction, in pixels.
-    max_degrees : float
-        Largest random rotation to either side.
-    max_scale : float
-        Largest relative change of size.
-    seed : int
     """
 
     data_source: str
     train_images: int
     epochs: int
     batch_size: int = 128
-    peak_lr: float = 0.1
-    warmup: float = 0.25
-    base_momentum: float = 0.85
-    max_momentum: float = 0.95
+    peak_lr: float = 0.1  # the highest learning rate of the cycle
+    warmup: float = 0.25  # the share of the steps in which the learning rate rises ...
+    base_momentum: float = 0.85  # ... while the momentum falls to this value ...
+    max_momentum: float = 0.95  # ... from this one
     weight_decay: float = 5e-4
     label_smoothing: float = 0.05
-    max_shift: float = 2.0
-    max_degrees: float = 10.0
-    max_scale: float = 0.1
+    max_shift: float = 2.0  # the amounts of data.random_affine: pixels,
+    max_degrees: float = 10.0  # degrees
+    max_scale: float = 0.1  # and the relative change of size
     seed: int = 0
 
     @property
@@ -89,40 +71,31 @@ class Recipe:
 def recipe_for(settings: Settings, dataset: Dataset, *, short: bool = False) -> Recipe:
     """Return the course's recipe for a profile and a dataset.
 
-    Parameters
-    ----------
-    settings : Settings
-    dataset : Dataset
-    short : bool
-        The quickstart's: part of the images, once. The embedded digits are few enough to need
-        no shorter one.
+    ``short`` asks for the quickstart's: part of the images, once, unless they are few anyway.
     """
-    images = len(dataset.train_images)
-    epochs = 10
+    images, epochs = len(dataset.train_images), 10
     if dataset.is_fallback:
         epochs = 3 if settings.quick else 8
     elif settings.quick or short:
         images, epochs = (4_000 if settings.quick else 24_000), 1
-    recipe = Recipe(dataset.source, images, epochs, seed=settings.seed)
+    changes = {}
     if dataset.name != "mnist":  # clothes and photographs stand upright, at one size
-        recipe = replace(recipe, max_degrees=0.0, max_scale=0.0)
-    if dataset.name != "mnist" or images * epochs < 50_000:
-        recipe = replace(recipe, peak_lr=0.04)  # harder images, or so few steps, want smaller ones
-    return recipe
+        changes = {"max_degrees": 0.0, "max_scale": 0.0}
+    if changes or images * epochs < 50_000:  # harder images, or so few steps, want smaller ones
+        changes["peak_lr"] = 0.04
+    return Recipe(dataset.source, images, epochs, seed=settings.seed, **changes)
 
 
 def bf16_helps(device: str) -> bool:
     """Whether bfloat16 autocast is worth it: only where the hardware multiplies bfloat16."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device == "cpu" and bool(
-        {"avx512_bf16", "amx_bf16", "arm_bf16"} & set(cpu()["instruction_sets"])
-    )
+    hardware = {"avx512_bf16", "amx_bf16", "arm_bf16"}
+    return device == "cpu" and not hardware.isdisjoint(cpu()["instruction_sets"])
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=1)  # counted anew every half a minute
 def _idle_cores(_half_minute: int) -> int:
-    """How many cores nobody uses; measured anew every half a minute."""
     return round((os.cpu_count() or 1) * (1 - psutil.cpu_percent(0.1) / 100))
 
 
@@ -130,9 +103,8 @@ def _idle_cores(_half_minute: int) -> int:
 def threads_for_idle_cores() -> Iterator[None]:
     """Use no more threads in this block than there are idle cores, but at least one.
 
-    All threads wait for the slowest, and that is the one that shares its core with another busy
-    program: two threads on two cores of which one is taken are slower than one
-    (``benchmarks/busy.py`` measures it).
+    All threads wait for the one that shares its core with another busy program: two threads on two
+    cores of which one is taken are slower than one (``benchmarks/busy.py`` measures it).
     """
     before = torch.get_num_threads()
     if before > 1:
@@ -164,31 +136,28 @@ def without_padding_work(model: nn.Module) -> AbstractContextManager:
     on the 2x2 maps of ``layer3``, the convolution is a matrix product with the taps that meet
     data: the same sums and the same gradients, to rounding, without that work.
     """
-    convolutions = [
-        m
-        for m in model.modules()
-        if isinstance(m, nn.Conv2d)
-        and (m.groups, m.dilation, m.padding_mode) == (1, (1, 1), "zeros")
-        and isinstance(m.padding, tuple)
-    ]
-    return _forward_by(_dense_conv2d, convolutions)
+    return _forward_by(_dense_conv2d, [m for m in model.modules() if isinstance(m, nn.Conv2d)])
 
 
 def _dense_conv2d(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    (n, _, height, width), (kernel_h, kernel_w) = x.shape, conv.kernel_size
-    (stride_h, stride_w), (padding_h, padding_w) = conv.stride, conv.padding
-    out_h = (height + 2 * padding_h - kernel_h) // stride_h + 1
-    out_w = (width + 2 * padding_w - kernel_w) // stride_w + 1
-    # The kernel row that meets the map's first row, for each output row; likewise for columns.
-    rows = [padding_h - i * stride_h for i in range(out_h)]
-    columns = [padding_w - i * stride_w for i in range(out_w)]
-    covered = max(rows) + height <= kernel_h and max(columns) + width <= kernel_w
-    if not covered or min(*rows, *columns) < 0 or conv.bias is not None:
-        return F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding)
+    known = (conv.groups, conv.dilation, conv.padding_mode) == (1, (1, 1), "zeros")
+    if not known or conv.bias is not None or isinstance(conv.padding, str):
+        return nn.Conv2d.forward(conv, x)
+    height, width = x.shape[2:]
+    # The kernel's row that meets the map's first row, for each output row; likewise for columns.
+    rows, columns = (
+        [padding - i * stride for i in range((size + 2 * padding - kernel) // stride + 1)]
+        for size, kernel, stride, padding in zip(
+            x.shape[2:], conv.kernel_size, conv.stride, conv.padding, strict=True
+        )
+    )
+    spare_rows, spare_columns = conv.kernel_size[0] - height, conv.kernel_size[1] - width
+    if min(*rows, *columns) < 0 or max(rows) > spare_rows or max(columns) > spare_columns:
+        return nn.Conv2d.forward(conv, x)  # some window does not cover the whole map
     kernel = conv.weight.permute(0, 2, 3, 1)  # channels last, as the data lies in memory
     parts = [kernel[:, r : r + height, c : c + width].flatten(1) for r in rows for c in columns]
     y = F.linear(x.permute(0, 2, 3, 1).flatten(1), torch.cat(parts))
-    return y.view(n, out_h, out_w, -1).permute(0, 3, 1, 2)
+    return y.view(len(x), len(rows), len(columns), -1).permute(0, 3, 1, 2)
 
 
 def place() -> tuple[int, int]:
@@ -196,16 +165,8 @@ def place() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def _with_batch_statistics_of_all(model: nn.Module) -> AbstractContextManager:
-    """Normalize by the whole batch in this block, wherever its images are, as one process does.
-
-    torch's SyncBatchNorm does so too, but on GPUs only.
-    """
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and place()[1] > 1]
-    return _forward_by(_batch_norm_of_all, norms)
-
-
 def _batch_norm_of_all(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Normalize by all processes' batch, which torch's SyncBatchNorm does on GPUs only."""
     if not norm.training:
         return nn.BatchNorm2d.forward(norm, x)
     from torch.distributed.nn.functional import all_reduce  # whose gradients are summed as well
@@ -231,48 +192,23 @@ def train(
     checkpoint: Path | None = None,
     model: nn.Module | None = None,
 ) -> tuple[nn.Module, pd.DataFrame]:
-    """Train by ``recipe``, going on from ``checkpoint`` if that file exists.
+    """Train by ``recipe`` on the first training images, going on from ``checkpoint`` if it exists.
 
     Where torch.distributed has been initialized, each process computes its part of every batch, and
-    the first one reads and writes the checkpoint.
+    the first one reads and writes the checkpoint, after every epoch. Without ``model``, a freshly
+    seeded :class:`~utils.models.ResNet18` is trained.
 
-    Parameters
-    ----------
-    dataset : Dataset
-        The first ``recipe.train_images`` images of its training split are used.
-    recipe : Recipe
-    device : {"cpu", "cuda", "mps"}
-        Data and model both live there for the whole run.
-    checkpoint : Path, optional
-        Written after every epoch, under a temporary name first.
-    model : nn.Module, optional
-        Instead of a freshly seeded :class:`~utils.models.ResNet18`.
+    Returns the model, on the CPU and in eval mode, and one row per epoch: epoch, train_loss,
+    test_loss, test_accuracy (fraction), seconds, images_per_second, learning_rate (at its end).
 
-    Returns
-    -------
-    model : nn.Module
-        On the CPU, in eval mode.
-    history : DataFrame
-        A row an epoch: epoch, train_loss, test_loss, test_accuracy (fraction), seconds,
-        images_per_second, learning_rate (at its end).
-
-    Raises
-    ------
-    ValueError
-        If the dataset is smaller than the recipe, or smaller than one batch; if the processes that
-        train together have different recipes.
-    CheckpointError
-        If the checkpoint is damaged, was made by another recipe, or holds another network.
-    WriteError
-        If the checkpoint cannot be written; an older one stays.
-    FloatingPointError
-        If the loss stops being a number.
+    Raises ValueError if the dataset is smaller than the recipe or than one batch, or if processes
+    that train together have different recipes; CheckpointError if the checkpoint is damaged, was
+    made by another recipe, or holds another network; WriteError if it cannot be written (an older
+    one stays); FloatingPointError if the loss stops being a number.
     """
-    if not recipe.batch_size <= recipe.train_images <= len(dataset.train_images):
-        raise ValueError(
-            f"recipe wants {recipe.train_images} images in batches of {recipe.batch_size}, "
-            f"the dataset has {len(dataset.train_images)}"
-        )
+    size, images, there = recipe.batch_size, recipe.train_images, len(dataset.train_images)
+    if not size <= images <= there:
+        raise ValueError(f"recipe wants {images} images in batches of {size}, there are {there}")
     seed_everything(recipe.seed)
     if model is None:
         model = ResNet18(len(dataset.classes), dataset.train_images.shape[1])
@@ -280,24 +216,16 @@ def train(
     # The test split stays out of the choice of weights: it is only watched.
     data = dataset.head(recipe.train_images).to(device)
     normalize = dataset.normalizer()
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        recipe.peak_lr,
-        recipe.max_momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=True,
-        fused=device != "mps",
-    )
-    steps = recipe.train_images // recipe.batch_size
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        recipe.peak_lr,
-        total_steps=recipe.epochs * steps,
-        pct_start=recipe.warmup,
-        base_momentum=recipe.base_momentum,
-        max_momentum=recipe.max_momentum,
+    steps = images // size
+    rate, low, high = recipe.peak_lr, recipe.base_momentum, recipe.max_momentum
+    decay, rising, fused = recipe.weight_decay, recipe.warmup, device != "mps"
+    optimizer = SGD(model.parameters(), rate, high, weight_decay=decay, nesterov=True, fused=fused)
+    total = recipe.epochs * steps
+    schedule = OneCycleLR(
+        optimizer, rate, total, pct_start=rising, base_momentum=low, max_momentum=high
     )
     generator = torch.Generator().manual_seed(recipe.seed)
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     rank, processes = place()
     state, history = None, []
     if rank == 0 and checkpoint is not None and checkpoint.exists():
@@ -310,9 +238,8 @@ def train(
         state = shared[1]
     if state is not None:
         try:
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            schedule.load_state_dict(state["schedule"])
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
             generator.set_state(state["generator"])
             torch.set_rng_state(state["torch_rng"])
             history = state["history"]
@@ -328,31 +255,21 @@ def train(
         loss = _train_epoch(net, data, recipe, normalize, optimizer, schedule, generator, epoch)
         seconds = time.perf_counter() - start
         logits = predict(model, normalize(data.test_images))
-        history.append(
-            {
-                "epoch": epoch,
-                "train_loss": loss,
-                "test_loss": F.cross_entropy(logits, data.test_labels).item(),
-                "test_accuracy": accuracy(logits, data.test_labels),
-                "seconds": seconds,
-                "images_per_second": steps * recipe.batch_size / seconds,
-                "learning_rate": schedule.get_last_lr()[0],
-            }
-        )
+        row = {
+            "epoch": epoch,
+            "train_loss": loss,
+            "test_loss": F.cross_entropy(logits, data.test_labels).item(),
+            "test_accuracy": accuracy(logits, data.test_labels),
+            "seconds": seconds,
+            "images_per_second": steps * size / seconds,
+            "learning_rate": schedule.get_last_lr()[0],
+        }
+        history.append(row)
         if checkpoint is not None and rank == 0:
-            save_atomically(
-                {
-                    "recipe": asdict(recipe),
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "generator": generator.get_state(),
-                    "torch_rng": torch.get_rng_state(),
-                    "history": history,
-                    "trained_on": device,
-                },
-                checkpoint,
-            )
+            state = {"recipe": asdict(recipe)}
+            state |= {name: part.state_dict() for name, part in parts.items()}
+            state |= {"generator": generator.get_state(), "torch_rng": torch.get_rng_state()}
+            save_atomically(state | {"history": history, "trained_on": device}, checkpoint)
     model = model.to("cpu", memory_format=torch.contiguous_format).eval()
     return model, pd.DataFrame(history)
 
@@ -364,30 +281,19 @@ def _train_epoch(model, data, recipe, normalize, optimizer, schedule, generator,
     order = torch.randperm(len(data.train_images), generator=generator).to(device)
     steps = recipe.train_images // recipe.batch_size
     rank, processes = place()
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and processes > 1]
     total = torch.zeros((), device=device)
     model.train()
-    bar = tqdm(
-        order[: steps * recipe.batch_size].split(recipe.batch_size),
-        desc=f"epoch {epoch}/{recipe.epochs}",
-        unit="img",
-        unit_scale=recipe.batch_size,
-        leave=False,
-        **({"disable": True} if rank else {}),
-    )
-    with (
-        threads_for_idle_cores(),
-        without_padding_work(model),
-        _with_batch_statistics_of_all(model),
-    ):
+    chunks = order[: steps * recipe.batch_size].split(recipe.batch_size)
+    looks = {"leave": False, "unit": "img", "unit_scale": recipe.batch_size}
+    looks |= {"disable": True} if rank else {}
+    bar = tqdm(chunks, f"epoch {epoch}/{recipe.epochs}", **looks)
+    amounts = recipe.max_shift, recipe.max_degrees, recipe.max_scale
+    collective = _forward_by(_batch_norm_of_all, norms)
+    with threads_for_idle_cores(), without_padding_work(model), collective:
         for step, chosen in enumerate(bar, start=1):
-            images = random_affine(
-                data.train_images[chosen],
-                recipe.max_shift,
-                recipe.max_degrees,
-                recipe.max_scale,
-                generator,
-            )
             # Drawn for the whole batch, so that any number of processes sees the same images.
+            images = random_affine(data.train_images[chosen], *amounts, generator)
             images = images.tensor_split(processes)[rank]
             labels = data.train_labels[chosen].tensor_split(processes)[rank]
             with autocast:
@@ -412,24 +318,9 @@ def _train_epoch(model, data, recipe, normalize, optimizer, schedule, generator,
 
 
 def predict(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
-    """Return the logits of normalised images, in eval mode and without gradients.
+    """Return the float32 logits (N, classes) of normalized images (N, C, H, W).
 
-    Parameters
-    ----------
-    model : nn.Module
-        Left in eval mode.
-    images : Tensor
-        float32, shape (N, C, H, W).
-
-    Returns
-    -------
-    Tensor
-        float32, shape (N, classes).
-
-    Raises
-    ------
-    ValueError
-        If there are no images.
+    The model is left in eval mode. Raises ValueError if there are no images.
     """
     if not len(images):
         raise ValueError("no images to classify: the slice or the data set is empty")
@@ -443,43 +334,22 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     return (logits.argmax(1) == labels).double().mean().item()
 
 
-def save_atomically(state: object, path: Path) -> None:
-    """``torch.save`` through :func:`utils.files.write_atomically`; see there."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # given a name, torch hides why writing failed
-            torch.save(state, file)
-
-    write_atomically(path, write)
-
-
 def read_checkpoint(path: Path, recipe: Recipe) -> dict:
-    """Read a checkpoint with ``weights_only=True`` and compare its recipe.
-
-    Raises
-    ------
-    CheckpointError
-        If it cannot be read, or was made by another recipe; the message lists the differences.
-    """
+    """Read a checkpoint, which can run no code; one that does not fit is a CheckpointError."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         made_by = state["recipe"]
     except Exception as error:
-        raise CheckpointError(
-            f"{path.name} in {path.parent.name}/ is not a readable checkpoint "
-            f"({type(error).__name__}): delete it and train again."
-        ) from error
+        where, kind = f"{path.name} in {path.parent.name}/", type(error).__name__
+        message = f"{where} is not a readable checkpoint ({kind}): delete it and train again."
+        raise CheckpointError(message) from error
     wanted = asdict(recipe)
-    different = {
-        name: (made_by.get(name), wanted.get(name))
-        for name in sorted(made_by.keys() | wanted.keys())
-        if made_by.get(name) != wanted.get(name)
-    }
-    if different:
-        listed = "; ".join(f"{k}: {was!r}, wanted {now!r}" for k, (was, now) in different.items())
+    pairs = {k: (made_by.get(k), wanted.get(k)) for k in sorted(made_by.keys() | wanted.keys())}
+    listed = "; ".join(f"{k}: {a!r}, wanted {b!r}" for k, (a, b) in pairs.items() if a != b)
+    if listed:
         raise CheckpointError(
             f"{path.name} was made by another recipe ({listed}): delete it and train again, or ask "
-            f"for the recipe that made it."
+            "for the recipe that made it."
         )
     return state
 
@@ -492,22 +362,7 @@ def checkpoint_path(settings: Settings, recipe: Recipe) -> Path:
 def load_or_train(
     settings: Settings, dataset: Dataset, *, short: bool = False
 ) -> tuple[nn.Module, pd.DataFrame]:
-    """Return the course's float model, trained now if it was not before.
-
-    Parameters
-    ----------
-    settings : Settings
-    dataset : Dataset
-    short : bool
-        See :func:`recipe_for`.
-
-    Returns
-    -------
-    model : nn.Module
-        On the CPU, in eval mode.
-    history : DataFrame
-        As :func:`train` returns it.
-    """
+    """Return what :func:`train` returns for the course's recipe, trained now or before."""
     recipe = recipe_for(settings, dataset, short=short)
     path = checkpoint_path(settings, recipe)
     lock = contextlib.nullcontext()
@@ -522,10 +377,7 @@ def load_or_train(
 def processes_of_torchrun(settings: Settings) -> Iterator[Settings]:
     """Join the other processes in this block if torchrun started this one; yield its settings.
 
-    Raises
-    ------
-    SettingsError
-        If there are more processes on this machine than GPUs.
+    More processes on this machine than GPUs are a SettingsError.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield settings

@@ -1,0 +1,163 @@
+"""Make the class material: student notebooks, nbgrader sources, slides, instructor's notes.
+
+``python -m utils.lab.classroom`` (``make class``) writes it to ``class/``; nothing is executed.
+An exercise is three cells: one tagged ``exercise`` to work in, a check, and one tagged
+``solution`` that solves it and calls the same check.
+"""
+
+import argparse
+import ast
+import importlib.util
+import re
+import shutil
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+
+import nbformat
+from nbconvert import SlidesExporter
+from nbformat import NotebookNode
+
+from utils import files, report
+from utils.report import NOTEBOOKS
+
+REVEAL = "sphinx_revealjs"  # a package that carries reveal.js, so that slides need no network
+
+
+def exercises(notebook: NotebookNode) -> Iterator[tuple[NotebookNode, NotebookNode, NotebookNode]]:
+    """Yield working cell, check cell and solution cell of each exercise, in order.
+
+    Raises
+    ------
+    ValueError
+        If a working cell is not followed by a check and a solution.
+    """
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(cells):
+        if not has_tag(cell, "exercise"):
+            continue
+        check, solution = (cells[number + 1 : number + 3] + [None, None])[:2]
+        complete = solution is not None and "exercises.check_" in check.source
+        if not (complete and has_tag(solution, "solution")):
+            raise ValueError(f"no check and solution follow the exercise {cell.source[:60]!r}")
+        yield cell, check, solution
+
+
+def has_tag(cell: NotebookNode, tag: str) -> bool:
+    """Whether a cell carries this tag."""
+    return tag in cell.metadata.get("tags", [])
+
+
+def student(notebook: NotebookNode) -> NotebookNode:
+    """Return the notebook without its solutions; everything else stays, outputs included."""
+    notebook = deepcopy(notebook)
+    notebook.cells = [cell for cell in notebook.cells if not has_tag(cell, "solution")]
+    return notebook
+
+
+def for_nbgrader(notebook: NotebookNode, name: str) -> NotebookNode:
+    """Return a source notebook for ``nbgrader generate_assignment``.
+
+    The solution stands in the working cell, between nbgrader's markers; the check is worth one
+    point.
+    """
+    notebook = deepcopy(notebook)
+    for number, (work, check, solution) in enumerate(exercises(notebook), 1):
+        lines = [line for line in solution.source.splitlines() if "exercises.check_" not in line]
+        work.source = "\n".join(["### BEGIN SOLUTION", *lines, "### END SOLUTION"])
+        for cell, role in ((work, "solution"), (check, "grade")):
+            identity = f"{name}-{number}-{role}"
+            cell.metadata.nbgrader = {
+                "grade": role == "grade",
+                "solution": role == "solution",
+                "locked": role == "grade",
+                "task": False,
+                "grade_id": identity,
+                "schema_version": 3,
+                "cell_type": "code",
+            } | ({"points": 1} if role == "grade" else {})
+    notebook.cells = [cell for cell in notebook.cells if not has_tag(cell, "solution")]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return notebook
+
+
+def slides(notebook: NotebookNode) -> str:
+    """Return the core path as a slide show: one heading per slide, one column of steps below it."""
+    notebook = report.offline(notebook)
+    end = next(i for i, cell in enumerate(notebook.cells) if cell.source.startswith("## Exercises"))
+    notebook.cells = notebook.cells[:end]
+    for cell in notebook.cells:
+        kind = "-" if cell.cell_type == "code" else "subslide"
+        if cell.cell_type == "markdown" and cell.source.startswith(("# ", "## ")):
+            kind = "slide"
+        if "setup" in cell.metadata.get("tags", []):
+            kind = "skip"
+        cell.metadata.slideshow = {"slide_type": kind}
+    exporter = SlidesExporter(
+        reveal_url_prefix="reveal.js", reveal_theme="simple", reveal_scroll=True, **report.OFFLINE
+    )
+    resources = {"metadata": {"name": report.title_of(notebook)}}
+    body, _ = exporter.from_notebook_node(notebook, resources=resources)
+    body = body.replace('"reveal.js/plugin/notes/notes"', '""')
+    return re.sub(r"<script[^>]*\ssrc=[\"'](?!reveal)[^>]*>\s*</script>", "", body)
+
+
+def hints(check: NotebookNode) -> list[str]:
+    """Return what a check says about wrong answers, read from its source."""
+    name = re.search(r"exercises\.(check_\w+)", check.source)[1]
+    for path in sorted((report.PROJECT / "utils" / "exercises").glob("[a-z]*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.name == name:
+                return [
+                    "".join(
+                        part.value if isinstance(part, ast.Constant) else "…"
+                        for part in getattr(call.args[0], "values", [call.args[0]])
+                    )
+                    for call in ast.walk(node)
+                    if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "Hint"
+                ]
+    raise ValueError(f"utils/exercises has no {name}")
+
+
+def notes(notebooks: dict[str, NotebookNode]) -> str:
+    """Return the instructor's notes in Markdown: solutions, and mistakes that have hints."""
+    parts = ["# Instructor's notes\n\nAnswers, and what each check says about common mistakes."]
+    for name, notebook in notebooks.items():
+        parts.append(f"## {name}: {report.title_of(notebook)}")
+        for number, (_, check, solution) in enumerate(exercises(notebook), 1):
+            parts.append(f"### Exercise {number}\n\n```python\n{solution.source}\n```")
+            parts += [f"- {hint}" for hint in hints(check)]
+    return "\n\n".join(parts) + "\n"
+
+
+def make(output: Path) -> None:
+    """Write everything below ``output``; the slides only if reveal.js is installed."""
+    found = importlib.util.find_spec(REVEAL)
+    if found is None:
+        print(f"no slides: {REVEAL} is not installed (pip install -r requirements-optional.txt)")
+    notebooks = {path.stem: nbformat.read(path, 4) for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
+    lessons = {name: book for name, book in notebooks.items() if any(exercises(book))}
+    for name, notebook in lessons.items():
+        files.write_text(output / "student" / f"{name}.ipynb", nbformat.writes(student(notebook)))
+        source = output / "nbgrader" / "source" / name / f"{name}.ipynb"
+        files.write_text(source, nbformat.writes(for_nbgrader(notebook, name)))
+        if found is not None:
+            files.write_text(output / "slides" / f"{name}.html", slides(notebook))
+    if found is not None:
+        reveal = Path(found.origin).parent / "_static" / "revealjs"
+        shutil.copytree(reveal, output / "slides" / "reveal.js", dirs_exist_ok=True)
+    files.write_text(output / "instructor.md", notes(lessons))
+    print(f"{len(lessons)} notebooks: student versions, nbgrader sources, notes in {output.name}/")
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=report.PROJECT / "class")
+    make(parser.parse_args().output)
+
+
+if __name__ == "__main__":
+    main()
