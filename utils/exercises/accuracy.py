@@ -12,16 +12,10 @@ def check_fault(layer: str, fault: str) -> None:
     """The layer to look at first in the colleague's table, and what is wrong with it."""
     if not answered(layer, fault):
         return
-    if layer == "layer1.0.conv2":
-        raise Hint("Its sqnr_db is low, but its own_db is not: its input was bad already.")
-    hints = {
-        "range too narrow": "Hardly anything is saturated: the values seen lie within the range.",
-        "range too wide": "The values seen fill the range. Do all channels fill it?",
-    }
-    if (layer, fault) != ("layer1.0.conv1", "outlier"):
-        raise Hint(
-            hints.get(fault, "Look for the lowest own_db, and at how far that layer reaches.")
-        )
+    if layer != "layer1.0.conv1":
+        raise Hint("Noise is handed down: look for the lowest own_db, not for the lowest sqnr_db.")
+    if fault != "outlier":
+        raise Hint("The values seen lie within the range and fill it. Do all channels fill it?")
     correct("One loud channel takes the range, and little is left for the median channel.")
 
 

@@ -40,7 +40,6 @@ def check_padding(wrong: str) -> None:
     """Which of the implementations A, B and C pads wrongly."""
     if not answered(wrong):
         return
-    if wrong != "B":
-        why = {"A": "A pads with Z_x, then subtracts Z_x: its frame adds nothing to a sum."}
-        raise Hint(why.get(wrong, "C subtracts Z_x before it pads: there, 0 is the real number 0."))
+    if wrong.upper() != "B":
+        raise Hint(f"{wrong} is right: follow one corner of its frame through the subtraction.")
     correct("B pads with the code 0, which is the real number -S_x Z_x.")
