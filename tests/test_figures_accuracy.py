@@ -44,5 +44,5 @@ def test_shifts_draw_both_models_and_each_difference_in_its_column():
     np.testing.assert_array_equal(top.lines[0].get_ydata(), [98, 20])
     assert [line.get_color() for line in top.lines] == [figures.FLOAT, figures.INT8]
     (seven, *_), (eight, *_) = (drawn.lines for drawn in bottom.containers)
-    np.testing.assert_allclose(seven.get_ydata().astype(float), -0.7)
-    np.testing.assert_allclose(eight.get_ydata().astype(float), -0.8)
+    np.testing.assert_allclose(seven.get_ydata().astype(float), [-0.7] * 2)
+    np.testing.assert_allclose(eight.get_ydata().astype(float), [-0.8] * 2)
