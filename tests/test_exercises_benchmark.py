@@ -39,7 +39,7 @@ def test_a_wrong_cause_sends_to_the_fact_of_that_timing(run):
     ("answer", "hint"),
     [
         ((np.median(SLOW) / np.median(FAST), *RIGHT[1:]), "within each round"),
-        ((R.mean(), *RIGHT[1:]), "moves a mean"),
+        ((R.mean(), *RIGHT[1:]), "follows outliers"),
         ((np.median(1 / R), *RIGHT[1:]), "float32 by int8"),
         ((1.0, *RIGHT[1:]), "defines it"),
         ((RIGHT[0], R.min(), R.max()), "the range"),
@@ -59,7 +59,7 @@ def test_a_wrong_ratio_or_interval_gets_its_hint(answer, hint):
         ((MOVED - 3136, 0), "Outputs"),
         ((MOVED, OPERATIONS / PEAK / 2), "two operations"),
         ((MOVED, MOVED / READ), "slower one"),
-        ((MOVED, MOVED / READ + OPERATIONS / PEAK), "Both run"),
+        ((MOVED, MOVED / READ + OPERATIONS / PEAK), "Never add"),
     ],
 )
 def test_a_wrong_bound_gets_its_hint(answer, hint):

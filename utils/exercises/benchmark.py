@@ -20,10 +20,7 @@ def check_paired(answer: tuple[float, ...], slow: np.ndarray, fast: np.ndarray) 
     """Check how many times faster ``fast`` is, and the ends of the interval."""
     if answered(*answer):
         r, medians = slow / fast, np.median(slow) / np.median(fast)
-        wrong = {
-            "First divide within each round.": medians,
-            "One bad round moves a mean.": r.mean(),
-        }
+        wrong = {"First divide within each round.": medians, "A mean follows outliers.": r.mean()}
         _compare(answer[0], np.median(r), wrong | {"Divide float32 by int8.": np.median(1 / r)})
         wrong = {"Single rounds spread so far, not their median.": np.quantile(r, [0.025, 0.975])}
         _compare(answer[1:], interval(r), wrong | {"This is the range.": (r.min(), r.max())})
@@ -37,10 +34,7 @@ def check_bound(answer: tuple[float, float], peak: float, read: float) -> None:
         wrong = {"int8 needs one byte per number.": 4 * moved, "Weights count too.": 2 * 64 * 49}
         _compare(answer[0], moved, wrong | {"Outputs are written.": moved - 64 * 49})
         times = 2 * 64 * 64 * 9 * 49 / peak, moved / read
-        wrong = {
-            "A multiply-accumulate is two operations.": times[0] / 2,
-            "Both run at once.": sum(times),
-        }
+        wrong = {"Count two operations per product.": times[0] / 2, "Never add them.": sum(times)}
         _compare(answer[1], max(times), wrong | {"The slower one decides.": min(times)})
         correct("Here arithmetic decides; with more weights and fewer pixels, bytes would.")
 
