@@ -8,7 +8,7 @@ from utils.timing import interval
 
 NOISE = np.random.default_rng(0).lognormal(0, 0.1, (2, 24))
 SLOW, FAST = np.linspace(1, 2, 24) * NOISE * [[3.0], [1.0]]  # the machine slows down
-FAST[:8] *= 4  # and something else disturbs one of the two at first
+FAST[:5] *= 4  # and something else disturbs one of the two at first
 R = SLOW / FAST
 RIGHT = (np.median(R), *interval(R))
 PEAK, READ, MOVED, OPERATIONS = 4e11, 2e10, 43136, 3612672

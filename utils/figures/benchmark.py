@@ -44,7 +44,7 @@ def latencies(summary: DataFrame, threads: int = 1) -> tuple[Figure, str]:
             place, look = variants.index(row.variant), style.look(row.variant)
             ax.plot([row.median_ms, end], [place] * 2, "-|", color=look["color"], linewidth=2)
             ax.plot(row.median_ms, place, markersize=7, markeredgecolor="black", **look)
-            style.beside(ax, end, place, short(row.median_ms), fontsize=8)
+            style.beside(ax, end, place, f"  {short(row.median_ms)}", fontsize=8)
             said.append(f"{style.name_of(row.variant)}, batch {batch}: {short(row.median_ms)} ms")
         low, high = 0.8 * rows["median_ms"].min(), 2.2 * ends.max()
         ax.set(xscale="log", xlim=(low, high))
