@@ -98,13 +98,13 @@ def receptive_field(gradient: ndarray, box: tuple[int, int]) -> tuple[Figure, st
     fig.colorbar(drawn, ax=left, label="|gradient| (logarithmic)", shrink=0.85)
     strength = 100 * gradient.sum(0) / gradient.sum()
     low, high = searchsorted(cumsum(strength), (5, 95))
-    right.axvspan(low, high, color="#E5E5E5", label=f"90 % of it: {high - low + 1} pixels")
+    right.axvspan(low, high, color="#E5E5E5")
     right.plot(strength, color="black", linewidth=1)
     for edge in box:
-        right.axvline(edge, color=ACCENT, linewidth=2, label="_")
+        right.axvline(edge, color=ACCENT, linewidth=2)
     right.set_ylim(bottom=0)
-    right.legend(frameon=False, loc="upper left")
-    label(right, "The same on a linear scale", "column (pixel)", "share of the gradient (%)")
+    title = f"Linear scale: 90 % in {high - low + 1} columns (shaded)"
+    label(right, title, "column (pixel)", "share of the gradient (%)")
     return fig, (
         f"Left: the gradient of one output fills a square of {width} pixels, on a logarithmic "
         f"scale. Right: its share in each column of pixels, on a linear scale: {high - low + 1} "
