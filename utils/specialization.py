@@ -1,0 +1,159 @@
+"""Crop kernels to the taps that meet data, for images of one shape: the same output, smaller.
+
+Near the end of a network the image is often smaller than the kernel that slides over it, and a tap
+that only ever meets padding multiplies zeros: its weights can be left out.
+"""
+
+import copy
+from pathlib import Path
+
+import torch
+import torch.ao.nn.quantized as nnq
+from pandas import DataFrame
+from torch import Tensor, nn
+from torch.ao.nn.intrinsic import ConvReLU2d
+
+from utils import quantization as ptq
+from utils.models import hooked, layers_of
+from utils.training import save_atomically
+
+
+class SpecializationError(ValueError):
+    """Images have a shape that a network is not, or cannot be, specialized to."""
+
+
+def specialize(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[nn.Module, DataFrame]:
+    """Return an equal network for images (channels, height, width), and what was cut from it.
+
+    Equal means: bit for bit in int8, to the rounding of another order of summation in float. The
+    batch size stays free. A Conv2d stays whole if it meets images of several shapes, or pads with
+    anything but zeros. int8 layers are packed for the engine that is set.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Float, fused or int8, in eval mode; not changed.
+
+    Returns
+    -------
+    model : nn.Module
+        Has the attribute ``image_shape``; raises :class:`SpecializationError` for other images.
+    cut : DataFrame
+        A row for each Conv2d: layer, image (height and width of its input), kernel, cropped (the
+        new kernel), weights and kept (how many).
+
+    Raises
+    ------
+    SpecializationError
+        If the model is in train mode, is prepared, or cannot take such images.
+    """
+    if model.training or ptq.observers(model):
+        raise SpecializationError("specialize() before prepare() or after convert(), in eval mode")
+    small, met, rows = copy.deepcopy(model), {}, []
+    layers = layers_of(small, ConvReLU2d, nn.Conv2d, nnq.Conv2d)
+    seen = hooked(layers, before=lambda name, _, x: met.setdefault(name, set()).add(x[0].shape[2:]))
+    like = next(small.parameters(), torch.empty(0))  # int8 models have none, and take float32
+    try:
+        with torch.inference_mode(), seen:
+            small(like.new_zeros(1, *image_shape))
+    except Exception as error:  # of whichever layer the images do not fit
+        raise SpecializationError(f"no images of {image_shape} for this model: {error}") from error
+    for name, images in met.items():
+        layer, image = layers[name], next(iter(images))
+        conv = layer[0] if isinstance(layer, ConvReLU2d) else layer
+        before = name, tuple(image), conv.kernel_size, _weight(conv).numel()
+        if len(images) == 1 and conv.padding_mode == "zeros" and any(around := _crop(conv, image)):
+            padded = nn.Sequential(nn.ConstantPad2d(around, 0.0), layer).eval()
+            for place, found in list(small.named_modules(remove_duplicate=False)):
+                if found is layer:
+                    small.set_submodule(place, padded)
+        rows.append((*before, conv.kernel_size, _weight(conv).numel()))
+    small.image_shape = tuple(image_shape)
+    small.register_forward_pre_hook(_refuse_other_images)
+    cut = DataFrame(rows, columns=["layer", "image", "kernel", "weights", "cropped", "kept"])
+    return small, cut[["layer", "image", "kernel", "cropped", "weights", "kept"]]
+
+
+def save_specialized(model: nn.Module, path: Path) -> int:
+    """Save an int8 model that :func:`specialize` returned; return the file's size in bytes."""
+    if not ptq.is_quantized(model) or not hasattr(model, "image_shape"):
+        raise SpecializationError("save_specialized() takes an int8 model that specialize() made")
+    state = model.state_dict()
+    state["image_shape"] = torch.tensor(model.image_shape)
+    save_atomically(state, path)
+    return path.stat().st_size
+
+
+def load_specialized(path: Path, empty: nn.Module | None = None) -> nn.Module:
+    """Load what :func:`save_specialized` wrote, with ``weights_only=True``, for the engine set now.
+
+    ``empty`` is the same network in int8, whole, with any weights; by default the course's
+    ResNet-18. Raises SpecializationError if the file does not hold that, specialized.
+    """
+    state = torch.load(path, weights_only=True)
+    try:
+        shape = tuple(state.pop("image_shape").tolist())
+        if empty is None:
+            empty = ptq._empty_int8(len(state["fc._packed_params._packed_params"][0]), shape[0])
+        model, _ = specialize(empty, shape)
+        for name, value in model.state_dict().items():  # packing takes weights of any shape
+            if isinstance(value, Tensor) and value.shape != state[name].shape:
+                raise ValueError(f"{name} has the shape {tuple(state[name].shape)}")
+        model.load_state_dict(state)
+    except (AttributeError, KeyError, RuntimeError, ValueError) as error:
+        raise SpecializationError(
+            f"{path.name} is not this network, specialized and in int8 ({error!r})"
+        ) from error
+    return model
+
+
+def _crop(conv: nn.Module, image: torch.Size) -> tuple[int, ...]:
+    """Cut idle rows and columns off a kernel, in place; return what to pad before, as F.pad does.
+
+    Output i meets with tap k the row ``stride i + dilation k - padding`` of the image.
+    """
+    kept, own, around = [], [], ()
+    for axis, size in enumerate(image):
+        kernel, stride, step = (x[axis] for x in (conv.kernel_size, conv.stride, conv.dilation))
+        whole = step * (kernel - 1)
+        left, right = {"same": (whole // 2, whole - whole // 2), "valid": (0, 0)}.get(
+            conv.padding, (conv.padding[axis],) * 2
+        )
+        last = (size + left + right - whole - 1) // stride  # output
+        rows = [stride * i - left for i in range(last + 1)]  # that tap 0 meets
+        taps = [k for k in range(kernel) if any(0 <= r + step * k < size for r in rows)]
+        taps = taps or range(kernel)  # nothing but padding: stays whole
+        first, reach = rows[0] + step * taps[0], rows[-1] + step * taps[-1] + 1
+        even = (size - 2 * first - step * (taps[-1] - taps[0]) - 1) // stride == last
+        kept.append(slice(taps[0], taps[-1] + 1))  # padding on both sides alike is the layer's own
+        own.append(-first if even and first <= 0 else 0)
+        around = ((0, 0) if even and first <= 0 else (-first, reach - size)) + around
+    conv.kernel_size, conv.padding = tuple(k.stop - k.start for k in kept), tuple(own)
+    weight, cut = _weight(conv), (slice(None), slice(None), *kept)
+    if not weight.is_quantized:
+        conv.weight = nn.Parameter(weight.detach()[cut].clone(), weight.requires_grad)
+        return around
+    codes = weight.int_repr()[cut].contiguous()
+    if weight.qscheme() == torch.per_tensor_affine:
+        new = torch._make_per_tensor_quantized_tensor(
+            codes, weight.q_scale(), weight.q_zero_point()
+        )
+    else:
+        zeros = weight.q_per_channel_zero_points()
+        new = torch._make_per_channel_quantized_tensor(
+            codes, weight.q_per_channel_scales(), zeros, weight.q_per_channel_axis()
+        )
+    conv.set_weight_bias(new, conv.bias())
+    return around
+
+
+def _weight(conv: nn.Module) -> Tensor:
+    return conv.weight() if isinstance(conv, nnq.Conv2d) else conv.weight
+
+
+def _refuse_other_images(model: nn.Module, inputs: tuple[Tensor]) -> None:
+    if (shape := tuple(inputs[0].shape[1:])) != model.image_shape:
+        raise SpecializationError(
+            f"images of {shape}, but the network is specialized to {model.image_shape}: "
+            "use the whole network for others"
+        )
