@@ -29,23 +29,10 @@ def specialize(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[nn.
     batch size stays free. A Conv2d stays whole if it meets images of several shapes, or pads with
     anything but zeros. int8 layers are packed for the engine that is set.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Float, fused or int8, in eval mode; not changed.
-
-    Returns
-    -------
-    model : nn.Module
-        Has the attribute ``image_shape``; raises :class:`SpecializationError` for other images.
-    cut : DataFrame
-        A row for each Conv2d: layer, image (height and width of its input), kernel, cropped (the
-        new kernel), weights and kept (how many).
-
-    Raises
-    ------
-    SpecializationError
-        If the model is in train mode, is prepared, or cannot take such images.
+    The model is float, fused or int8, in eval mode, and not changed. The new one knows its
+    ``image_shape`` and raises :class:`SpecializationError` for other images. The table has a row
+    for each Conv2d: layer, image (height and width of its input), kernel, cropped (the new kernel),
+    weights and kept (how many).
     """
     if model.training or ptq.observers(model):
         raise SpecializationError("specialize() before prepare() or after convert(), in eval mode")
@@ -75,34 +62,34 @@ def specialize(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[nn.
 
 
 def save_specialized(model: nn.Module, path: Path) -> int:
-    """Save an int8 model that :func:`specialize` returned; return the file's size in bytes."""
-    if not ptq.is_quantized(model) or not hasattr(model, "image_shape"):
-        raise SpecializationError("save_specialized() takes an int8 model that specialize() made")
+    """Save the weights of a model that :func:`specialize` made; return the file's size in bytes."""
+    if not hasattr(model, "image_shape"):
+        raise SpecializationError("save_specialized() takes a model that specialize() made")
     state = model.state_dict()
     state["image_shape"] = torch.tensor(model.image_shape)
     save_atomically(state, path)
     return path.stat().st_size
 
 
-def load_specialized(path: Path, empty: nn.Module | None = None) -> nn.Module:
+def load_specialized(path: Path, whole: nn.Module | None = None) -> nn.Module:
     """Load what :func:`save_specialized` wrote, with ``weights_only=True``, for the engine set now.
 
-    ``empty`` is the same network in int8, whole, with any weights; by default the course's
-    ResNet-18. Raises SpecializationError if the file does not hold that, specialized.
+    ``whole`` is the network before it was specialized, with any weights; by default the course's
+    ResNet-18 in int8. Raises :class:`SpecializationError` if the file does not fit it.
     """
     state = torch.load(path, weights_only=True)
     try:
         shape = tuple(state.pop("image_shape").tolist())
-        if empty is None:
-            empty = ptq._empty_int8(len(state["fc._packed_params._packed_params"][0]), shape[0])
-        model, _ = specialize(empty, shape)
+        if whole is None:
+            whole = ptq._empty_int8(len(state["fc._packed_params._packed_params"][0]), shape[0])
+        model, _ = specialize(whole, shape)
         for name, value in model.state_dict().items():  # packing takes weights of any shape
             if isinstance(value, Tensor) and value.shape != state[name].shape:
                 raise ValueError(f"{name} has the shape {tuple(state[name].shape)}")
         model.load_state_dict(state)
     except (AttributeError, KeyError, RuntimeError, ValueError) as error:
         raise SpecializationError(
-            f"{path.name} is not this network, specialized and in int8 ({error!r})"
+            f"{path.name} is not this network, specialized: {error}"
         ) from error
     return model
 
