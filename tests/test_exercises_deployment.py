@@ -22,21 +22,21 @@ def test_taps(taps, hint, capsys):
         deployment.check_taps(taps)
 
 
-def crop(conv, size, shift=True, late=0, keep=False):
+def crop(conv, size, shift=True, front=False, keep=False):
     kernel, stride, padding = conv.kernel_size[0], conv.stride[0], conv.padding[0]
     outputs = (size + 2 * padding - kernel) // stride + 1
-    rows = [stride * i - padding for i in range(outputs - late)]
+    rows = [stride * i - padding for i in range(outputs)]
     met = [k for k in range(kernel) if any(0 <= r + k < size for r in rows)]
     met = list(range(kernel)) if keep else met
     new = nn.Conv2d(2, 3, len(met), stride, padding - met[0] * shift)
-    part = slice(met[0], met[-1] + 1)
+    part = slice(0, len(met)) if front else slice(met[0], met[-1] + 1)
     new.weight.data, new.bias = conv.weight.data[:, :, part, part].clone(), conv.bias
     return new
 
 
 @pytest.mark.parametrize(
     ("wrong", "hint"),
-    [({"shift": False}, "padding as well"), ({"late": 1}, "last output|padding as well")]
+    [({"shift": False}, "padding as well"), ({"front": True}, "output changed")]
     + [({"keep": True}, "nothing was cut")],
 )
 def test_crop(wrong, hint, capsys):

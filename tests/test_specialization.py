@@ -10,12 +10,7 @@ from torch import nn
 from torch.ao.nn.intrinsic import ConvReLU2d
 
 from utils import quantization as ptq
-from utils.specialization import (
-    SpecializationError,
-    load_specialized,
-    save_specialized,
-    specialize,
-)
+from utils.specialization import SpecializationError, load_specialized, specialize
 
 # Seven bits: pairs of products cannot saturate, whatever the processor, so integers stay exact.
 SEVEN_BITS = tq.QConfig(
@@ -135,7 +130,7 @@ def test_resnet18_loses_its_idle_taps_and_keeps_its_bits(int8_model, images, tmp
     assert table["layer4.0.conv1"] == (2, 2)
     assert (table[["layer4.0.conv2", "layer4.1.conv1", "layer4.1.conv2"]] == (1, 1)).all()
     assert round(1 - cut["kept"].sum() / cut["weights"].sum(), 3) == 0.622
-    assert save_specialized(small, tmp_path / "small.pt") < 4_400_000
+    assert ptq.save_int8(small, tmp_path / "small.pt") < 4_400_000
     loaded = load_specialized(tmp_path / "small.pt")
     assert torch.equal(loaded(images), small(images))
     with pytest.raises(SpecializationError, match=r"\(1, 32, 32\).*\(1, 28, 28\)"):
@@ -155,13 +150,21 @@ def test_what_cannot_be_specialized_or_loaded_is_refused(float_model, int8_model
         specialize(nn.Sequential(nn.Conv2d(1, 1, 3)), (1, 28, 28))
     with pytest.raises(SpecializationError, match="before prepare"):
         specialize(ptq.prepare(ptq.fuse(float_model)), (1, 28, 28))
-    with pytest.raises(SpecializationError, match="that specialize"):
-        save_specialized(int8_model, tmp_path / "whole.pt")
     ptq.save_int8(int8_model, tmp_path / "whole.pt")
     with pytest.raises(SpecializationError, match=r"whole.pt .*image_shape"):
         load_specialized(tmp_path / "whole.pt")
-    state = int8_model.state_dict()
-    state["image_shape"] = torch.tensor([1, 28, 28])  # with kernels that are not cropped
-    torch.save(state, tmp_path / "wrong.pt")
-    with pytest.raises(SpecializationError, match=r"layer4.0.conv1.weight has the shape"):
+    state = ptq.fuse(float_model).state_dict() | {"image_shape": torch.tensor([1, 28, 28])}
+    torch.save(state, tmp_path / "wrong.pt")  # with kernels that are not cropped
+    with pytest.raises(SpecializationError, match=r"layer4.0.conv1.0.weight"):
         load_specialized(tmp_path / "wrong.pt")
+
+
+def test_a_float_file_and_another_network_are_loaded_as_well(float_model, images, tmp_path):
+    small, _ = specialize(ptq.fuse(float_model), (1, 28, 28))
+    torch.save(small.state_dict(), tmp_path / "float.pt")
+    assert torch.equal(load_specialized(tmp_path / "float.pt")(images[:2]), small(images[:2]))
+    network, pictures = random_network(4)
+    int8, _ = specialize(in_int8(network, pictures), pictures.shape[1:])
+    torch.save(int8.state_dict(), tmp_path / "int8.pt")
+    loaded = load_specialized(tmp_path / "int8.pt", network)
+    assert torch.equal(loaded(pictures), int8(pictures))

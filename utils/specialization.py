@@ -5,6 +5,7 @@ that only ever meets padding multiplies zeros: its weights can be left out.
 """
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,8 +15,7 @@ from torch import Tensor, nn
 from torch.ao.nn.intrinsic import ConvReLU2d
 
 from utils import quantization as ptq
-from utils.models import hooked, layers_of
-from utils.training import save_atomically
+from utils.models import QuantizableResNet18, hooked, layers_of, tq
 
 
 class SpecializationError(ValueError):
@@ -29,10 +29,10 @@ def specialize(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[nn.
     batch size stays free. A Conv2d stays whole if it meets images of several shapes, or pads with
     anything but zeros. int8 layers are packed for the engine that is set.
 
-    The model is float, fused or int8, in eval mode, and not changed. The new one knows its
-    ``image_shape`` and raises :class:`SpecializationError` for other images. The table has a row
-    for each Conv2d: layer, image (height and width of its input), kernel, cropped (the new kernel),
-    weights and kept (how many).
+    The model is float, fused or int8, in eval mode, and not changed. The new one has a buffer
+    ``image_shape``, so that its file says what it is for, and raises :class:`SpecializationError`
+    for other images. The table has a row for each Conv2d: layer, image (height and width of its
+    input), kernel, cropped (the new kernel), weights and kept (how many).
     """
     if model.training or ptq.observers(model):
         raise SpecializationError("specialize() before prepare() or after convert(), in eval mode")
@@ -48,49 +48,42 @@ def specialize(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[nn.
     for name, images in met.items():
         layer, image = layers[name], next(iter(images))
         conv = layer[0] if isinstance(layer, ConvReLU2d) else layer
-        before = name, tuple(image), conv.kernel_size, _weight(conv).numel()
+        kernel, weights = conv.kernel_size, _weight(conv).numel()
         if len(images) == 1 and conv.padding_mode == "zeros" and any(around := _crop(conv, image)):
             padded = nn.Sequential(nn.ConstantPad2d(around, 0.0), layer).eval()
             for place, found in list(small.named_modules(remove_duplicate=False)):
                 if found is layer:
                     small.set_submodule(place, padded)
-        rows.append((*before, conv.kernel_size, _weight(conv).numel()))
-    small.image_shape = tuple(image_shape)
-    small.register_forward_pre_hook(_refuse_other_images)
-    cut = DataFrame(rows, columns=["layer", "image", "kernel", "weights", "cropped", "kept"])
-    return small, cut[["layer", "image", "kernel", "cropped", "weights", "kept"]]
+        kept = conv.kernel_size, weights, _weight(conv).numel()
+        rows.append((name, tuple(image), kernel, *kept))
+    small.register_buffer("image_shape", torch.tensor(image_shape))
+    small.register_forward_pre_hook(partial(_refuse_other_images, tuple(image_shape)))
+    columns = ["layer", "image", "kernel", "cropped", "weights", "kept"]
+    return small, DataFrame(rows, columns=columns)
 
 
-def save_specialized(model: nn.Module, path: Path) -> int:
-    """Save the weights of a model that :func:`specialize` made; return the file's size in bytes."""
-    if not hasattr(model, "image_shape"):
-        raise SpecializationError("save_specialized() takes a model that specialize() made")
-    state = model.state_dict()
-    state["image_shape"] = torch.tensor(model.image_shape)
-    save_atomically(state, path)
-    return path.stat().st_size
+def load_specialized(path: Path, like: nn.Module | None = None) -> nn.Module:
+    """Load a specialized model's ``state_dict``, float or int8; int8 is packed for the engine set.
 
-
-def load_specialized(path: Path, whole: nn.Module | None = None) -> nn.Module:
-    """Load what :func:`save_specialized` wrote, with ``weights_only=True``, for the engine set now.
-
-    ``whole`` is the network before it was specialized, with any weights; by default the course's
-    ResNet-18 in int8. Raises :class:`SpecializationError` if the file does not fit it.
+    ``like`` is the whole network, fused and float; by default the course's ResNet-18. Raises
+    :class:`SpecializationError` if the file does not fit it.
     """
     state = torch.load(path, weights_only=True)
     try:
-        shape = tuple(state.pop("image_shape").tolist())
-        if whole is None:
-            whole = ptq._empty_int8(len(state["fc._packed_params._packed_params"][0]), shape[0])
-        model, _ = specialize(whole, shape)
-        for name, value in model.state_dict().items():  # packing takes weights of any shape
-            if isinstance(value, Tensor) and value.shape != state[name].shape:
-                raise ValueError(f"{name} has the shape {tuple(state[name].shape)}")
+        shape = tuple(state["image_shape"].tolist())
+        if like is None:
+            packed = state.get("fc._packed_params._packed_params")
+            classes = len(packed[0] if packed else state["fc.bias"])
+            like = QuantizableResNet18(classes, shape[0]).eval()
+            like.fuse()
+        model, _ = specialize(like, shape)
+        if any(name.endswith("zero_point") for name in state):
+            unknown = tq.FixedQParamsObserver.with_args(scale=1.0, zero_point=0)  # the file knows
+            qconfig = tq.QConfig(unknown, tq.default_weight_observer)
+            model = tq.convert(ptq.prepare(model, torch.backends.quantized.engine, qconfig))
         model.load_state_dict(state)
     except (AttributeError, KeyError, RuntimeError, ValueError) as error:
-        raise SpecializationError(
-            f"{path.name} is not this network, specialized: {error}"
-        ) from error
+        raise SpecializationError(f"{path.name} does not fit this network: {error}") from error
     return model
 
 
@@ -122,15 +115,12 @@ def _crop(conv: nn.Module, image: torch.Size) -> tuple[int, ...]:
         return around
     codes = weight.int_repr()[cut].contiguous()
     if weight.qscheme() == torch.per_tensor_affine:
-        new = torch._make_per_tensor_quantized_tensor(
-            codes, weight.q_scale(), weight.q_zero_point()
-        )
+        scale, zero = weight.q_scale(), weight.q_zero_point()
+        small = torch._make_per_tensor_quantized_tensor(codes, scale, zero)
     else:
-        zeros = weight.q_per_channel_zero_points()
-        new = torch._make_per_channel_quantized_tensor(
-            codes, weight.q_per_channel_scales(), zeros, weight.q_per_channel_axis()
-        )
-    conv.set_weight_bias(new, conv.bias())
+        scale, zero = weight.q_per_channel_scales(), weight.q_per_channel_zero_points()
+        small = torch._make_per_channel_quantized_tensor(codes, scale, zero, 0)
+    conv.set_weight_bias(small, conv.bias())
     return around
 
 
@@ -138,9 +128,8 @@ def _weight(conv: nn.Module) -> Tensor:
     return conv.weight() if isinstance(conv, nnq.Conv2d) else conv.weight
 
 
-def _refuse_other_images(model: nn.Module, inputs: tuple[Tensor]) -> None:
-    if (shape := tuple(inputs[0].shape[1:])) != model.image_shape:
+def _refuse_other_images(shape: tuple[int, ...], _model: nn.Module, inputs: tuple[Tensor]) -> None:
+    if (found := tuple(inputs[0].shape[1:])) != shape:
         raise SpecializationError(
-            f"images of {shape}, but the network is specialized to {model.image_shape}: "
-            "use the whole network for others"
+            f"images of {found}, but the network is specialized to {shape}: use the whole one"
         )

@@ -49,7 +49,7 @@ def check_crop(crop: Callable[[nn.Conv2d, int], nn.Conv2d]) -> None:
         if (got := small(images)).shape != want.shape:
             raise Hint(f"{case}: taps cut at the front come off the padding as well.")
         if not torch.allclose(got, want, atol=1e-5):
-            raise Hint(f"{case}: the output changed. Which rows does the last output meet?")
+            raise Hint(f"{case}: the output changed: which taps did you keep?")
         if (kernel, size) == (3, 1) and small.weight.shape[-1] != 1:
             raise Hint(f"{case}: nothing was cut, though eight of nine taps meet only padding.")
     if answered(crop):

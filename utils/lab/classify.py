@@ -28,7 +28,7 @@ def load(path: Path, batch: int = 1, threads: int = 1):
     import torch
 
     compiled = path.suffix == ".pt2"
-    model = torch._inductor.aoti_load_package(path) if compiled else torch.jit.load(path)
+    model = torch._inductor.aoti_load_package(str(path)) if compiled else torch.jit.load(path)
     return lambda x: model(torch.from_numpy(x)).numpy()
 
 

@@ -26,7 +26,7 @@ from utils import quantization as ptq
 from utils.data import Dataset, batches
 from utils.lab import classify
 from utils.models import ResNet18
-from utils.specialization import load_specialized, save_specialized, specialize
+from utils.specialization import load_specialized, specialize
 from utils.training import save_atomically
 
 INT8_SUMS = {"avx512_vnni", "avx_vnni", "amx_int8", "arm_dotprod"}  # without: 7 bits for weights
@@ -129,8 +129,10 @@ def run_shipped(folder: Path, *pictures: Path) -> tuple[int, str]:
 
 
 def startup(folder: Path) -> dict[str, float]:
-    """Load a shipped model in a fresh process and call it once: load_ms (with the import of its
-    runtime), first_ms, memory_mb (resident set after the call)."""
+    """Load a shipped model in a fresh process and call it once.
+
+    Returns load_ms (with the import of its runtime), first_ms, memory_mb (resident set then).
+    """
     code = (
         "import json, pathlib, psutil, runpy, sys, time\nimport numpy as np\n"
         "load, path = runpy.run_path(sys.argv[1])['load'], pathlib.Path(sys.argv[2])\n"
@@ -150,32 +152,13 @@ def _python(code: str, *arguments: Path) -> tuple[int, str]:
     return done.returncode, (done.stdout + done.stderr).strip()
 
 
-def _save_float(network: Network, path: Path) -> None:
-    if hasattr(network.fused, "image_shape"):
-        save_specialized(network.fused, path)
-    else:
-        save_atomically(network.fused.state_dict(), path)
-
-
-def _save_int8(network: Network, path: Path) -> None:
-    whole = not hasattr(network.int8, "image_shape")
-    (ptq.save_int8 if whole else save_specialized)(network.int8, path)
-
-
 def _load_eager(path: Path) -> nn.Module:
     state = torch.load(path, weights_only=True)
-    if "fc.weight" not in state:  # int8 packs it
-        whole = "image_shape" not in state
-        return (
-            ptq.load_int8(path, torch.backends.quantized.engine)
-            if whole
-            else load_specialized(path)
-        )
-    model = ptq.fuse(
-        ResNet18(*state["fc.weight"].shape[:1], state["conv1.0.weight"].shape[1]).eval()
-    )
     if "image_shape" in state:
-        return load_specialized(path, model)
+        return load_specialized(path)
+    if "fc.weight" not in state:  # int8 packs it
+        return ptq.load_int8(path, torch.backends.quantized.engine)
+    model = ptq.fuse(ResNet18(len(state["fc.bias"]), state["conv1.0.weight"].shape[1]).eval())
     model.load_state_dict(state)
     return model
 
@@ -269,10 +252,16 @@ def _quiet():
 ONNX, OPENVINO = ("onnxruntime", "onnx", "onnxscript"), ("openvino", "onnx", "onnxscript")
 INTEGERS = partial(_openvino, int8=True)
 ROADS = {
-    "float_eager": Road("float32, eager", ".pt", _save_float),
+    "float_eager": Road(
+        "float32, eager",
+        ".pt",
+        lambda network, path: save_atomically(network.fused.state_dict(), path),
+    ),
     "float_onnxruntime": Road("float32, ONNX Runtime", ".onnx", _export_onnx, ONNX),
     "float_openvino": Road("float32, OpenVINO", ".xml", partial(_openvino, int8=False), OPENVINO),
-    "int8_eager": Road("int8, eager", ".pt", _save_int8),
+    "int8_eager": Road(
+        "int8, eager", ".pt", lambda network, path: ptq.save_int8(network.int8, path)
+    ),
     "int8_traced": Road("int8, TorchScript (deprecated)", ".ts", _trace),
     "int8_pt2e": Road("int8, PT2E and AOTInductor", ".pt2", _compile, ("torchao",)),
     "int8_onnxruntime": Road("int8, ONNX Runtime", ".onnx", _quantize_onnx, ONNX),
