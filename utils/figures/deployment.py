@@ -27,18 +27,21 @@ def pareto(table: pd.DataFrame, title: str) -> tuple[Figure, str]:
     best = front(table)
     edge = table[table["label"].isin(best)].sort_values("file_mb")
     ax.plot(edge["file_mb"], edge["ms"], color="black", linestyle=":", linewidth=1)
-    for number, row in enumerate(table.sort_values("ms").itertuples()):
+    turn = table.sort_values("ms").groupby(["dtype", "specialized"]).cumcount() % 2
+    for row, left in zip(table.itertuples(), turn.reindex(table.index), strict=True):
         color = FLOAT if row.dtype == "float32" else INT8
         fill = color if row.specialized else "white"
         look = STYLE[color] | {"linestyle": "", "markersize": 9, "markerfacecolor": fill}
         ax.plot(row.file_mb, row.ms, **look)
+        where = {"ha": "right" if left else "left", "va": "center", "fontsize": 8}
+        where |= {"xytext": (-8 if left else 8, 0), "textcoords": "offset points"}
         weight = "bold" if row.label in best else "normal"
-        where = {"xytext": (8, 5 if number % 2 else -9), "textcoords": "offset points"}
-        ax.annotate(row.label, (row.file_mb, row.ms), fontsize=7.5, weight=weight, **where)
+        text = row.label.split(", ")[-1].replace(" (deprecated)", "")
+        ax.annotate(text, (row.file_mb, row.ms), weight=weight, **where)
     ax.set(
         xscale="log",
         yscale="log",
-        xlim=(table["file_mb"].min() / 1.2, table["file_mb"].max() * 2.2),
+        xlim=(table["file_mb"].min() / 2, table["file_mb"].max() * 2),
     )
     plain_log(ax.xaxis, *ax.get_xlim())
     plain_log(ax.yaxis, *ax.get_ylim())

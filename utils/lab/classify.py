@@ -40,13 +40,16 @@ def digit(file: str) -> np.ndarray:
     edge = np.pad(np.zeros(np.subtract(gray.shape, 2), bool), 1, constant_values=True)
     place = np.stack([*np.indices(gray.shape), np.ones(gray.shape)], axis=2)
     paper = place @ np.linalg.lstsq(place[edge], gray[edge], rcond=None)[0]  # even in a shadow
-    ink = paper - gray if (paper - gray).max() > (gray - paper).max() else gray - paper
+    white = (gray - paper).max() >= (paper - gray).max()
+    ink = gray - paper if white else paper - gray
     if ink.max() < 40:
         raise ValueError("nothing stands out from the background")
     ink = np.clip(1.5 * ink / ink.max() - 0.25, 0, 1)
     rows, columns = (np.flatnonzero((ink > 0.3).any(axis)) for axis in (1, 0))
     if (ink[edge] > 0.3).any() or np.ptp(columns) > 1.5 * np.ptp(rows):
         raise ValueError("it must show one digit with a margin around it")
+    if gray.shape == (28, 28):  # in this form already
+        return np.uint8(gray if white else 255 - gray)
     box = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
     cut = ImageOps.contain(Image.fromarray(np.uint8(255 * ink)).crop(box), (20, 20))
     mass = np.asarray(cut, float) / np.sum(cut)

@@ -9,6 +9,7 @@ import importlib.util
 import io
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,19 @@ from utils.specialization import load_specialized, specialize
 from utils.training import save_atomically
 
 INT8_SUMS = {"avx512_vnni", "avx_vnni", "amx_int8", "arm_dotprod"}  # without: 7 bits for weights
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keep what exporters print, log and warn of out of a notebook."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 @dataclass(frozen=True)
@@ -148,8 +162,9 @@ def startup(folder: Path) -> dict[str, float]:
 
 def _python(code: str, *arguments: Path) -> tuple[int, str]:
     command = [sys.executable, "-I", "-W", "ignore", "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    return done.returncode, (done.stdout + done.stderr).strip()
+    quiet = os.environ | {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # quantized dtypes are deprecated
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=quiet)
+    return done.returncode, (done.stderr + done.stdout).strip()
 
 
 def _load_eager(path: Path) -> nn.Module:
@@ -168,6 +183,7 @@ def _trace(network: Network, path: Path) -> None:
     torch.jit.save(torch.jit.freeze(traced), path)
 
 
+@_quiet()
 def pt2e(network: Network) -> nn.Module:
     """Quantize the exported float graph by torchao's PT2E, for batches of one image.
 
@@ -234,19 +250,6 @@ def _openvino(network: Network, path: Path, int8: bool) -> None:
         images = nncf.Dataset(list(network.images[:, None].numpy()))
         model = nncf.quantize(model, images, subset_size=len(network.images))
     openvino.save_model(model, path, compress_to_fp16=False)
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Keep what exporters print, log and warn of out of a notebook."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 ONNX, OPENVINO = ("onnxruntime", "onnx", "onnxscript"), ("openvino", "onnx", "onnxscript")
