@@ -71,7 +71,8 @@ def main(files: list[str]) -> int:
         try:
             pixels = digit(file)
         except (OSError, ValueError) as error:
-            print(f"{Path(file).name}: no digit: {error}")
+            reason = error if isinstance(error, ValueError) else "it cannot be read as a picture"
+            print(f"{Path(file).name}: no digit: {reason}")
             refused += 1
             continue
         x = ((pixels / 255 - card["mean"]) / card["std"]).astype(np.float32)[None, None]
