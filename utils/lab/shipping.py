@@ -73,7 +73,7 @@ class Road:
     def missing(self) -> str:
         """Say which packages are not installed and how to get them; empty if all are there."""
         absent = [name for name in self.packages if importlib.util.find_spec(name) is None]
-        wanted = "pip install -r requirements-runtimes.txt -r requirements-shipping.txt"
+        wanted = "pip install -r requirements-runtimes.txt"
         return f"not installed: {', '.join(absent)} ({wanted})" if absent else ""
 
     def prepare(self, network: Network, stem: Path) -> "Shipment":
