@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +29,10 @@ from utils.settings import PROJECT
 NOTEBOOKS = PROJECT / "notebooks"
 SECOND = "06_accuracy_limits"  # which needs a second float32 model, on Fashion-MNIST
 CELL_SECONDS = 3600
-KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+METADATA = {  # without the kernel's version, which is the machine's and not the notebook's
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 FORMULA = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
 # JupyterLab's page without what it would fetch, and with the figures' alternative text.
 PAGE = """{% extends 'lab/index.html.j2' %}
@@ -59,8 +63,7 @@ def title_of(notebook: nbformat.NotebookNode) -> str:
 def execute(path: Path, label: str = "") -> tuple[nbformat.NotebookNode, Run]:
     """Execute a notebook in a fresh kernel, in its own folder, up to the end or to a failing cell.
 
-    The label stands beside the progress bar; ``error`` of the returned run says which cell failed
-    and why.
+    The label stands beside the progress bar.
     """
     notebook = nbformat.read(path, as_version=4)
     run = Run(path.stem, title_of(notebook))
@@ -72,26 +75,20 @@ def execute(path: Path, label: str = "") -> tuple[nbformat.NotebookNode, Run]:
             kernel_name="python3",
             record_timing=False,
             extra_arguments=["--log-level=ERROR"],
-            resources={"metadata": {"path": str(path.parent)}},
             on_cell_executed=lambda **_: bar.update(),
         )
         start = time.perf_counter()
         try:
-            client.execute()
+            client.execute(cwd=path.parent)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             run.error = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
         run.seconds = time.perf_counter() - start
-    # The kernel's version is the machine's, not the notebook's.
-    about = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
-    notebook.metadata = nbformat.from_dict(about)
+    notebook.metadata = nbformat.from_dict(METADATA)
     return notebook, run
 
 
-def to_html(notebook: nbformat.NotebookNode, *, hide_code: bool = False) -> str:
-    """Render an executed notebook as one page that needs no network.
-
-    Formulas become MathML, which browsers draw themselves; links to notebooks lead to their pages.
-    """
+def offline(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return a copy with formulas in MathML, which browsers draw themselves, and links to pages."""
 
     def drawn(match: re.Match) -> str:
         code, block, inline = match.groups()
@@ -103,17 +100,19 @@ def to_html(notebook: nbformat.NotebookNode, *, hide_code: bool = False) -> str:
         if cell.cell_type == "markdown":
             text = FORMULA.sub(drawn, cell.source)
             cell.source = re.sub(r"\]\((\w+)\.ipynb(#[^)]*)?\)", r"](\1.html\2)", text)
+    return notebook
+
+
+def to_html(notebook: nbformat.NotebookNode, *, hide_code: bool = False) -> str:
+    """Render an executed notebook as one page that needs no network."""
     parts = ("exclude_input", "exclude_input_prompt", "exclude_output_prompt")
     exporter = HTMLExporter(raw_template=PAGE, **dict.fromkeys(parts, hide_code))
     named = {"metadata": {"name": title_of(notebook)}}
-    return exporter.from_notebook_node(notebook, resources=named)[0]
+    return exporter.from_notebook_node(offline(notebook), resources=named)[0]
 
 
 def index_page(runs: list[Run], facts: dict, kept: Path) -> str:
-    """Return the report's start page, with the results in a folder.
-
-    The facts are those of :func:`utils.environment.describe`.
-    """
+    """Return the report's start page, from the results in a folder and the machine's facts."""
     table, missing = None, "The table of results appears when these notebooks have run: "
     missing += " ".join(results.SOURCES.values())
     if all((kept / f"{name}.json").exists() for name in results.SOURCES):
@@ -132,19 +131,12 @@ def index_page(runs: list[Run], facts: dict, kept: Path) -> str:
 
 
 def make(output: Path, *, in_place: bool, only: list[str] | None = None) -> int:
-    """Execute the notebooks in order, write the report and return the exit code.
+    """Execute the notebooks in order, write the report to a folder and return the exit code.
 
     It is 1 if a notebook failed, or if nothing could be started. What was made before stays; every
-    file is complete at any moment, so a run that was killed is simply repeated.
-
-    Parameters
-    ----------
-    output : Path
-        Folder of the report.
-    in_place : bool
-        Also keep the executed notebooks, the results of the reference run, and the README's table.
-    only : list of str, optional
-        Names of notebooks; all by default.
+    file is complete at any moment, so a run that was killed is simply repeated. With ``in_place``
+    the executed notebooks, the results of the reference run and the README's table are kept too.
+    ``only`` names the notebooks, by default all.
     """
     current = settings.load()
     failed = [row for row in environment.check(current) if row[0] == environment.FAIL]
@@ -153,52 +145,68 @@ def make(output: Path, *, in_place: bool, only: list[str] | None = None) -> int:
     if failed:
         return 1
     # Whoever refreshes the committed files needs them alone, whatever the folder of the report.
-    locked = [output] + [current.home / "artifacts"] * in_place
+    shared = [current.home / "artifacts"] if in_place else []
+    kept = results.REFERENCE if in_place else output / "results"
+    try:
+        with _locked(output, *shared):
+            if not only:  # what an earlier run measured is not this run's
+                for name in ["run"] if in_place else [*_names(), "summary", "run"]:
+                    (kept / f"{name}.json").unlink(missing_ok=True)
+            names = [name for name in _names() if not only or name in only]
+            facts = _train_all(kept, second=SECOND in names)
+            if not _execute_all(names, facts, output, in_place=in_place):
+                return 1
+            if in_place:
+                results.update_readme(PROJECT / "README.md", results.collect(kept))
+                save_headline_figure(kept)
+    except (files.WriteError, results.ResultsError) as error:
+        print(error)
+        return 1
+    print(f"report: {output.name}/index.html")
+    return 0
+
+
+@contextlib.contextmanager
+def _locked(*folders: Path) -> Iterator[None]:
+    """Make these folders and keep every other report out of them."""
     with contextlib.ExitStack() as locks:
-        try:
-            for folder in locked:
+        for folder in folders:
+            try:
                 folder.mkdir(parents=True, exist_ok=True)
                 locks.enter_context(filelock.FileLock(folder / ".report.lock", timeout=0))
-        except filelock.Timeout:
-            print(f"another report is being made in {folder.name}/: wait, or set --output")
-            return 1
-        except OSError as error:
-            print(f"cannot write to {folder.name}/ ({error.strerror or error}): set --output")
-            return 1
-        try:
-            return _make(output, in_place, only)
-        except (files.WriteError, results.ResultsError) as error:
-            print(error)
-            return 1
+            except OSError as error:
+                problem = f"cannot write to {folder.name}/ ({error.strerror or error}):"
+                if isinstance(error, filelock.Timeout):
+                    problem = f"another report is being made in {folder.name}/: wait, or"
+                raise files.WriteError(f"{problem} set --output") from error
+        yield
 
 
-def _make(output: Path, in_place: bool, only: list[str] | None) -> int:
-    kept = results.REFERENCE if in_place else output / "results"
+def _train_all(kept: Path, *, second: bool) -> dict:
+    """Make the float32 models here, since nobody would see the bars of a notebook's kernel.
+
+    Returns the facts about this run, and tells the kernels by the environment what was settled.
+    """
     os.environ["COURSE_RESULTS"] = str(kept)
-    if in_place:
+    if kept == results.REFERENCE:
         os.environ.setdefault("COURSE_DATA", "mnist")  # a reference run must not fall back
-    if not only:  # what an earlier run measured is not this run's
-        for name in ["run"] if in_place else [*_names(), "summary", "run"]:
-            (kept / f"{name}.json").unlink(missing_ok=True)
-    written = {output: "html", kept: "json"} | ({NOTEBOOKS: "ipynb"} if in_place else {})
-    for folder, kind in written.items():  # what a run that was killed left half-written
-        for path in folder.glob(f"*.{kind}.*.tmp"):
-            path.unlink()
     current = settings.load()
     dataset = data.load(current)
     if dataset.is_fallback:
         os.environ["COURSE_DATA"] = "digits"  # the notebooks need not ask the network again
         current = replace(current, data="digits")
-    names = [name for name in _names() if not only or name in only]
-    # Here rather than in the notebooks, whose bars nobody would see.
     start = time.perf_counter()
     weights = {"float32": models.weights_hash(_train(current, dataset))}
-    if SECOND in names:
+    if second:
         _train(current, data.load(current, "fashion"))
     _note_seconds(kept, "training", time.perf_counter() - start)
-    facts = environment.describe(current, dataset.source, weights)
     os.environ["TQDM_DISABLE"] = "1"  # in the kernels: a bar does not belong into saved outputs
-    runs: list[Run] = []
+    return environment.describe(current, dataset.source, weights)
+
+
+def _execute_all(names: list[str], facts: dict, output: Path, *, in_place: bool) -> bool:
+    """Execute the notebooks and write their pages; return False after one that failed."""
+    kept, runs = Path(os.environ["COURSE_RESULTS"]), []
     for number, name in enumerate(names, start=1):
         path, place = NOTEBOOKS / f"{name}.ipynb", f"[{number}/{len(names)}] {name}"
         notebook, run = execute(path, place)
@@ -209,16 +217,12 @@ def _make(output: Path, in_place: bool, only: list[str] | None) -> int:
         if run.error:
             print(f"{place}: FAILED after {run.seconds:.0f} s\n\n{run.error}\n")
             print(f"{name} failed; what was made so far is in {output.name}/index.html")
-            return 1
+            return False
         _note_seconds(kept, name, run.seconds)
         if in_place:
             files.write_text(path, nbformat.writes(notebook) + "\n")
         print(f"{place}: {run.seconds:.0f} s", flush=True)
-    if in_place:
-        results.update_readme(PROJECT / "README.md", results.collect(kept))
-        save_headline_figure(kept)
-    print(f"report: {output.name}/index.html")
-    return 0
+    return True
 
 
 def _names() -> list[str]:
@@ -247,16 +251,13 @@ def _train(current: settings.Settings, dataset: data.Dataset) -> nn.Module:
 def save_headline_figure(folder: Path) -> None:
     """Draw ``headline.png``, the README's figure, from the results in a folder."""
     quantized, benchmark = (results.read(folder, name) for name in results.SOURCES)
-    figure, _ = quantization_figures.headline(
-        comparison.Comparison(**quantized["comparison"]),
-        quantized["float_bytes"],
-        quantized["int8_bytes"],
-        pd.DataFrame(benchmark.get("headline") or benchmark["verdicts"]),
-    )
-    files.write_atomically(
-        folder / "headline.png",
-        lambda path: figure.savefig(path, format="png", dpi=style.DPI, metadata={"Software": None}),
-    )
+    paired = comparison.Comparison(**quantized["comparison"])
+    sizes = (quantized["float_bytes"], quantized["int8_bytes"])
+    timed = pd.DataFrame(benchmark.get("headline") or benchmark["verdicts"])
+    figure, _ = quantization_figures.headline(paired, *sizes, timed)
+    options = {"format": "png", "dpi": style.DPI, "metadata": {"Software": None}}
+    path = folder / "headline.png"
+    files.write_atomically(path, lambda temporary: figure.savefig(temporary, **options))
 
 
 def main() -> int:

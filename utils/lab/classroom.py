@@ -22,6 +22,14 @@ from utils import files, report
 from utils.report import NOTEBOOKS
 
 REVEAL = "sphinx_revealjs"  # a package that carries reveal.js, so that slides need no network
+# The report's page as a slide show: reveal.js starts without RequireJS, and a tall slide scrolls.
+SHOW = (
+    report.PAGE.replace("lab/index", "reveal/index")
+    + """{% block footer_js %}
+<style>.reveal .slides section section { max-height: 700px; overflow-y: auto; }</style>
+<script src="reveal.js/dist/reveal.js"></script>
+<script>Reveal.initialize({ hash: true, slideNumber: true });</script>{% endblock %}"""
+)
 
 
 def exercises(notebook: NotebookNode) -> Iterator[tuple[NotebookNode, NotebookNode, NotebookNode]]:
@@ -96,12 +104,10 @@ def slides(notebook: NotebookNode) -> str:
             kind = "skip"
         cell.metadata.slideshow = {"slide_type": kind}
     exporter = SlidesExporter(
-        reveal_url_prefix="reveal.js", reveal_theme="simple", reveal_scroll=True, **report.OFFLINE
+        raw_template=SHOW, reveal_url_prefix="reveal.js", reveal_theme="simple"
     )
     resources = {"metadata": {"name": report.title_of(notebook)}}
-    body, _ = exporter.from_notebook_node(notebook, resources=resources)
-    body = body.replace('"reveal.js/plugin/notes/notes"', '""')
-    return re.sub(r"<script[^>]*\ssrc=[\"'](?!reveal)[^>]*>\s*</script>", "", body)
+    return exporter.from_notebook_node(notebook, resources=resources)[0]
 
 
 def hints(check: NotebookNode) -> list[str]:
