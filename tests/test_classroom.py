@@ -1,11 +1,25 @@
+import os
 import re
+import subprocess
+import sys
 
+import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from utils.lab import classroom
 
 SOLUTION = "answer = 6 * 7\nexercises.check_answer(answer)"
+CHECKS = """
+from utils.exercises import Hint, answered, correct
+
+
+def check_answer(answer):
+    if answered(answer):
+        if answer != 42:
+            raise Hint(f"{answer} is not the product of six and seven")
+        correct("Six times seven.")
+"""
 
 
 @pytest.fixture
@@ -42,3 +56,39 @@ def test_slides_end_before_the_exercises_and_load_nothing_from_the_network(lesso
     loaded = re.findall(r"<(?:script|link)[^>]*\s(?:src|href)=[\"']([^\"']*)", html)
     assert loaded and all(address.startswith("reveal.js/") for address in loaded)
     assert not re.findall(r"(?:import|from|url\()\s*[\"']?https?:", html)
+
+
+def test_notes_list_solution_and_hints(lesson, tmp_path, monkeypatch):
+    folder = tmp_path / "utils" / "exercises"
+    folder.mkdir(parents=True)
+    (folder / "lesson.py").write_text(CHECKS)
+    monkeypatch.setattr(classroom.report, "PROJECT", tmp_path)
+    notes = classroom.notes({"00_lesson": lesson})
+    assert "## 00_lesson: A lesson" in notes
+    assert f"```python\n{SOLUTION}\n```" in notes
+    assert "- … is not the product of six and seven" in notes
+
+
+def test_nbgrader_gives_the_solution_its_point_and_the_untouched_version_none(
+    lesson, tmp_path, monkeypatch
+):
+    pytest.importorskip("nbgrader")
+    from nbgrader.api import Gradebook
+
+    (tmp_path / "lesson_checks.py").write_text(CHECKS)
+    paths = [str(tmp_path), str(classroom.report.PROJECT)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    source = classroom.for_nbgrader(lesson, "one")
+    release = tmp_path / "release" / "one" / "one.ipynb"
+    for name in ("source/one", "submitted/ada/one", "submitted/bob/one"):
+        (tmp_path / name).mkdir(parents=True)
+        nbformat.write(source, tmp_path / name / "one.ipynb")
+    for command in ("generate_assignment", "autograde"):
+        run = [sys.executable, "-m", "nbgrader", command, "one"]
+        subprocess.run(run, cwd=tmp_path, check=True, capture_output=True)
+        if command == "generate_assignment":
+            assert "6 * 7" not in release.read_text()
+            (tmp_path / "submitted/bob/one/one.ipynb").write_bytes(release.read_bytes())
+    with Gradebook(f"sqlite:///{tmp_path}/gradebook.db") as book:
+        scores = {name: book.find_submission("one", name).score for name in ("ada", "bob")}
+    assert scores == {"ada": 1, "bob": 0}

@@ -324,7 +324,8 @@ def test_a_killed_report_leaves_whole_files_and_starts_again(house, course):
     index = (output / "index.html").read_text(encoding="utf-8")
     assert "00_good" in index and "01_deadly" not in index and index.endswith("</html>\n")
     assert results.read(output / "results", "run").keys() == {"training", "00_good"}
-    for half in (output / "01_deadly.html.99999999.tmp", output / "results" / "run.json.99999999.tmp"):
+    halves = ("01_deadly.html.99999999.tmp", "results/run.json.99999999.tmp")
+    for half in (output / name for name in halves):
         half.write_text("half a pa")  # as if killed while writing
     save(folder, "01_deadly", new_code_cell("print('harmless')"))
     assert report.make(output, in_place=False) == 0

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from utils import comparison, data, environment, files, models, results, settings, training
 from utils.figures import quantization as quantization_figures
 from utils.figures import style
+from utils.lab import playground
 from utils.settings import PROJECT
 
 NOTEBOOKS = PROJECT / "notebooks"
@@ -111,8 +112,11 @@ def to_html(notebook: nbformat.NotebookNode, *, hide_code: bool = False) -> str:
     return exporter.from_notebook_node(offline(notebook), resources=named)[0]
 
 
-def index_page(runs: list[Run], facts: dict, kept: Path) -> str:
-    """Return the report's start page, from the results in a folder and the machine's facts."""
+def index_page(runs: list[Run], facts: dict, kept: Path, *, played: bool = False) -> str:
+    """Return the report's start page, from the results in a folder and the machine's facts.
+
+    ``played`` says whether there is a playground to link to.
+    """
     table, missing = None, "The table of results appears when these notebooks have run: "
     missing += " ".join(results.SOURCES.values())
     if all((kept / f"{name}.json").exists() for name in results.SOURCES):
@@ -127,6 +131,7 @@ def index_page(runs: list[Run], facts: dict, kept: Path) -> str:
         fallback=facts["data_source"] == data.DIGITS and facts["profile"] == "full",
         table=table,
         missing=missing,
+        played=played,
     )
 
 
@@ -154,6 +159,8 @@ def make(output: Path, *, in_place: bool, only: list[str] | None = None) -> int:
                     (kept / f"{name}.json").unlink(missing_ok=True)
             names = [name for name in _names() if not only or name in only]
             facts = _train_all(kept, second=SECOND in names)
+            if not only:
+                _write_playground(output, kept if in_place else None)
             if not _execute_all(names, facts, output, in_place=in_place):
                 return 1
             if in_place:
@@ -207,13 +214,14 @@ def _train_all(kept: Path, *, second: bool) -> dict:
 def _execute_all(names: list[str], facts: dict, output: Path, *, in_place: bool) -> bool:
     """Execute the notebooks and write their pages; return False after one that failed."""
     kept, runs = Path(os.environ["COURSE_RESULTS"]), []
+    played = (output / "playground.html").exists()
     for number, name in enumerate(names, start=1):
         path, place = NOTEBOOKS / f"{name}.ipynb", f"[{number}/{len(names)}] {name}"
         notebook, run = execute(path, place)
         runs.append(run)
         page = to_html(notebook, hide_code=name.endswith("_report"))
         files.write_text(output / f"{name}.html", page)
-        files.write_text(output / "index.html", index_page(runs, facts, kept))
+        files.write_text(output / "index.html", index_page(runs, facts, kept, played=played))
         if run.error:
             print(f"{place}: FAILED after {run.seconds:.0f} s\n\n{run.error}\n")
             print(f"{name} failed; what was made so far is in {output.name}/index.html")
@@ -223,6 +231,22 @@ def _execute_all(names: list[str], facts: dict, output: Path, *, in_place: bool)
             files.write_text(path, nbformat.writes(notebook) + "\n")
         print(f"{place}: {run.seconds:.0f} s", flush=True)
     return True
+
+
+def _write_playground(output: Path, kept: Path | None) -> None:
+    """Write the page in which a reader draws a digit; with ``kept``, its picture for the README."""
+    current = settings.load()
+    dataset = data.load(current, announce=False)
+    model, _ = training.load_or_train(current, dataset)
+    calibration = data.calibration_images(dataset, current.calibration_images)
+    page = playground.write_page(
+        output / "playground.html", playground.build(model, calibration, dataset)
+    )
+    if kept is not None:
+        try:
+            playground.take_picture(page, kept / "playground.png")
+        except (ImportError, FileNotFoundError) as error:
+            print(f"the playground's picture is as before: {error}")
 
 
 def _names() -> list[str]:

@@ -72,7 +72,20 @@ def collect(path: Path) -> dict:
         for row in pd.DataFrame(table).to_dict(orient="records"):
             where = f"b{row.pop('batch')}_t{row.pop('threads')}"
             summary |= {f"{names.get(key, key)}_{where}": value for key, value in row.items()}
-    return summary | {"warning": benchmark["warning"], "environments": environments}
+    summary |= {"warning": benchmark["warning"], "environments": environments}
+    return summary | _shipped(path, environments)
+
+
+def _shipped(path: Path, environments: Mapping[str, dict]) -> dict:
+    """Return what notebook 08 found out, if it has run on the same weights."""
+    try:
+        record = read(path, "08_deployment")
+        check_weights({**environments, "08_deployment": record["environment"]})
+    except ResultsError:
+        return {}
+    size = pd.DataFrame(record["summary"]).groupby("variant")["file_mb"].first()
+    names = ("float_eager", "int8_eager_specialized")
+    return {"shipped_mb": [size[name] for name in names], "shipped": record["verdicts"]}
 
 
 def check_weights(environments: Mapping[str, dict]) -> None:
@@ -154,6 +167,19 @@ def headline(summary: dict) -> pd.DataFrame:
             change = faster(*(s[f"against_{key}{end}_{where}"] for end in ("", "_low", "_high")))
             times = [f"{ms:.2f} ms" for ms in (slow, s[f"int8_ms_{where}"])]
             rows.append((f"latency, batch {batch}, against float32 {name}", *times, change))
+    if "shipped_mb" in s:
+        large, small = s["shipped_mb"]
+        sizes = [f"{value:.2f} MB" for value in (large, small)]
+        rows.append(
+            ("file size, specialized to the image", *sizes, f"{large / small:.1f} times smaller")
+        )
+        for row in pd.DataFrame(s["shipped"]).itertuples():
+            slow, fast = (
+                f"{row.fastest_float}: {row.ms * row.ratio:.2f} ms",
+                f"{row.choice}: {row.ms:.2f} ms",
+            )
+            what = f"{row.situation}, the fastest of all runtimes"
+            rows.append((what, slow, fast, f"{row.ratio:.2f} times as fast"))
     return pd.DataFrame(rows, columns=["", "float32", "int8", "change"])
 
 
