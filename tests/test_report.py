@@ -147,6 +147,7 @@ def house(course, tmp_path, monkeypatch, digits):
     monkeypatch.setattr(report.data, "load", lambda _: mnist)
     history = pd.DataFrame({"test_accuracy": [0.5, 0.9876]})
     monkeypatch.setattr(report.training, "load_or_train", lambda *_: (nn.Linear(1, 1), history))
+    monkeypatch.setattr(report, "_write_playground", lambda *_: None)  # tests/test_playground.py
     return tmp_path
 
 
@@ -306,6 +307,7 @@ report.NOTEBOOKS = house / "notebooks"
 report.environment.check = lambda _: []
 trained = pd.DataFrame({"test_accuracy": [0.9]})
 report.training.load_or_train = lambda *_: (nn.Linear(1, 1), trained)
+report._write_playground = lambda *_: None
 report.make(house / "report", in_place=False)
 """
 
