@@ -424,14 +424,14 @@ def test_a_shift_grows_with_its_strength_and_its_seed_decides(digits, kind):
         apart.append((found.float() - images.float()).abs().mean().item())
     assert apart == sorted(apart) and apart[0] > 0
     other = corruptions.shift(images, kind, 5, seed=2)
-    assert torch.equal(found, other) == (kind in ("inverted", "low contrast"))
+    assert torch.equal(found, other) == (kind in ("inverted from left", "low contrast"))
 
 
 def test_shifts_by_hand():
     images = torch.tensor([[0, 100, 200, 250, 10]], dtype=torch.uint8).expand(1, 1, 5, 5)
     for kind, strength, expected in (
-        ("inverted", 2, [255, 155, 200, 250, 10]),
-        ("inverted", 5, [255, 155, 55, 5, 245]),
+        ("inverted from left", 2, [255, 155, 200, 250, 10]),
+        ("inverted from left", 5, [255, 155, 55, 5, 245]),
         ("low contrast", 5, [101, 111, 121, 126, 102]),  # a tenth is left, mean 112
     ):
         assert corruptions.shift(images, kind, strength)[0, 0, 0].tolist() == expected

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from utils.data import noisy, rotate
 
-SHIFTS = ("rotated", "noisy", "inverted", "low contrast")
+SHIFTS = ("rotated", "noisy", "inverted from left", "low contrast")
 STRENGTHS = (1, 2, 3, 4, 5)
 
 
@@ -32,7 +32,7 @@ def shift(images: Tensor, kind: str, strength: int, seed: int = 0) -> Tensor:
         return rotate(images, 12.0 * strength * sides)
     if kind == "noisy":
         return noisy(images, 25.0 * strength, generator)
-    if kind == "inverted":
+    if kind == "inverted from left":
         inverted = images.clone()
         part = inverted[..., : images.shape[-1] * strength // 5]
         part.copy_(255 - part)
