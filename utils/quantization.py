@@ -76,7 +76,7 @@ def fuse(model: nn.Module) -> QuantizableResNet18:
     _require(
         same,
         f"fuse() knows ResNet-18 only, and this {type(model).__name__} is another network: make it "
-        f"quantizable as notebook 01 shows, call tq.fuse_modules yourself, then go on with "
+        f"quantizable as notebook 03 shows, call tq.fuse_modules yourself, then go on with "
         f"prepare()",
     )
     ours.fuse()
