@@ -2,6 +2,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -78,6 +79,8 @@ def test_nbgrader_gives_the_solution_its_point_and_the_untouched_version_none(
     (tmp_path / "lesson_checks.py").write_text(CHECKS)
     paths = [str(tmp_path), str(classroom.report.PROJECT)]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    programs = [str(Path(sys.executable).parent), os.environ["PATH"]]  # nbgrader calls alembic
+    monkeypatch.setenv("PATH", os.pathsep.join(programs))
     source = classroom.for_nbgrader(lesson, "one")
     release = tmp_path / "release" / "one" / "one.ipynb"
     for name in ("source/one", "submitted/ada/one", "submitted/bob/one"):
@@ -85,7 +88,8 @@ def test_nbgrader_gives_the_solution_its_point_and_the_untouched_version_none(
         nbformat.write(source, tmp_path / name / "one.ipynb")
     for command in ("generate_assignment", "autograde"):
         run = [sys.executable, "-m", "nbgrader", command, "one"]
-        subprocess.run(run, cwd=tmp_path, check=True, capture_output=True)
+        done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
         if command == "generate_assignment":
             assert "6 * 7" not in release.read_text()
             (tmp_path / "submitted/bob/one/one.ipynb").write_bytes(release.read_bytes())
