@@ -74,6 +74,15 @@ def test_formulas_become_mathml(page):
     assert "$HOME" in html  # code is not a formula
 
 
+def test_pictures_of_the_project_are_embedded(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "NOTEBOOKS", tmp_path / "notebooks")
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "a.png").write_bytes(b"picture")
+    cell = new_markdown_cell("# T\n![alt](../a.png)")
+    html = report.to_html(new_notebook(cells=[cell]))
+    assert 'src="data:image/png;base64,cGljdHVyZQ=="' in html and 'alt="alt"' in html
+
+
 def test_links_lead_to_pages(page):
     html = page()
     assert 'href="01_next.html"' in html

@@ -1,6 +1,7 @@
 """Execute the notebooks and make the report: ``python -m utils.report`` (see ``--help``)."""
 
 import argparse
+import base64
 import contextlib
 import os
 import re
@@ -89,17 +90,25 @@ def execute(path: Path, label: str = "") -> tuple[nbformat.NotebookNode, Run]:
 
 
 def offline(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Return a copy with formulas in MathML, which browsers draw themselves, and links to pages."""
+    """Return a copy that needs nothing around it: a page may be copied to another machine.
+
+    Formulas become MathML, which browsers draw themselves, links to notebooks lead to their pages,
+    and pictures of the project are embedded.
+    """
 
     def drawn(match: re.Match) -> str:
         code, block, inline = match.groups()
         display = "block" if block else "inline"
         return code or mathml((block or inline).strip(), display=display)
 
+    def embedded(match: re.Match) -> str:
+        picture = base64.b64encode((NOTEBOOKS / match[1]).read_bytes()).decode()
+        return f"](data:image/png;base64,{picture})"
+
     notebook = nbformat.from_dict(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            text = FORMULA.sub(drawn, cell.source)
+            text = FORMULA.sub(drawn, re.sub(r"\]\((\.\./[^)]+\.png)\)", embedded, cell.source))
             cell.source = re.sub(r"\]\((\w+)\.ipynb(#[^)]*)?\)", r"](\1.html\2)", text)
     return notebook
 
