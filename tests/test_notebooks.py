@@ -128,8 +128,9 @@ def without_report(path):
 
 
 def place(notebook, heading: str) -> int:
-    """Number of the cell that begins with this heading."""
-    return next(i for i, c in enumerate(notebook.cells) if c.source.startswith(heading))
+    """Number of the cell with this heading."""
+    lines = ((i, line) for i, c in enumerate(notebook.cells) for line in c.source.splitlines())
+    return next(i for i, line in lines if line.startswith(heading))
 
 
 def test_the_core_path_is_one_lesson_and_asks_to_predict(path, notebook):

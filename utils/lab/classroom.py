@@ -94,8 +94,14 @@ def for_nbgrader(notebook: NotebookNode, name: str) -> NotebookNode:
 def slides(notebook: NotebookNode) -> str:
     """Return the core path as a slide show: one heading per slide, one column of steps below it."""
     notebook = report.offline(notebook)
-    end = next(i for i, cell in enumerate(notebook.cells) if cell.source.startswith("## Exercises"))
-    notebook.cells = notebook.cells[:end]
+    core = []
+    for cell in notebook.cells:
+        before, heading, _ = f"\n{cell.source}".partition("\n## Exercises")
+        cell.source = before.strip("\n")
+        core.append(cell)
+        if heading:
+            break
+    notebook.cells = core
     for cell in notebook.cells:
         kind = "-" if cell.cell_type == "code" else "subslide"
         if cell.cell_type == "markdown" and cell.source.startswith(("# ", "## ")):
@@ -111,20 +117,29 @@ def slides(notebook: NotebookNode) -> str:
 
 
 def hints(check: NotebookNode) -> list[str]:
-    """Return what a check says about wrong answers, read from its source."""
+    """Return what a check says about wrong answers: the sentences in its source."""
     name = re.search(r"exercises\.(check_\w+)", check.source)[1]
     for path in sorted((report.PROJECT / "utils" / "exercises").glob("[a-z]*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef) and node.name == name:
-                return [
-                    "".join(
-                        part.value if isinstance(part, ast.Constant) else "…"
-                        for part in getattr(call.args[0], "values", [call.args[0]])
-                    )
-                    for call in ast.walk(node)
-                    if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "Hint"
-                ]
+                body = node.body[bool(ast.get_docstring(node)) :]
+                return list(dict.fromkeys(_sentences(ast.Module(body, []))))
     raise ValueError(f"utils/exercises has no {name}")
+
+
+def _sentences(node: ast.AST) -> Iterator[str]:
+    """Yield the texts of more than three words below a node, other than praise."""
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "correct":
+        return
+    parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+    texts = [part.value if isinstance(part, ast.Constant) else "…" for part in parts]
+    if isinstance(node, ast.JoinedStr | ast.Constant):
+        text = "".join(map(str, texts))
+        if text.count(" ") > 3:
+            yield text
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from _sentences(child)
 
 
 def notes(notebooks: dict[str, NotebookNode]) -> str:
