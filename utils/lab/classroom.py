@@ -26,9 +26,10 @@ REVEAL = "sphinx_revealjs"  # a package that carries reveal.js, so that slides n
 SHOW = (
     report.PAGE.replace("lab/index", "reveal/index")
     + """{% block footer_js %}
-<style>.reveal .slides section section { max-height: 700px; overflow-y: auto; }</style>
+<style>.reveal .slides section section { max-height: 700px; overflow-y: auto; }
+.reveal h1, .reveal h2, .reveal h3 { text-transform: none; }</style>
 <script src="reveal.js/dist/reveal.js"></script>
-<script>Reveal.initialize({ hash: true, slideNumber: true });</script>{% endblock %}"""
+<script>Reveal.initialize({ hash: true, slideNumber: true, width: 1280 });</script>{% endblock %}"""
 )
 
 
@@ -110,7 +111,7 @@ def slides(notebook: NotebookNode) -> str:
             kind = "skip"
         cell.metadata.slideshow = {"slide_type": kind}
     exporter = SlidesExporter(
-        raw_template=SHOW, reveal_url_prefix="reveal.js", reveal_theme="simple"
+        raw_template=SHOW, reveal_url_prefix="reveal.js", reveal_theme="white"
     )
     resources = {"metadata": {"name": report.title_of(notebook)}}
     return exporter.from_notebook_node(notebook, resources=resources)[0]
