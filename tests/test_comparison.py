@@ -1,21 +1,95 @@
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from scipy.special import rel_entr, softmax
 
 from utils import comparison
 
 
-@pytest.fixture
-def logits():
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, 5, (400,), generator=generator)
-    reference = torch.randn(400, 5, generator=generator)
-    reference[range(400), labels] += 2
-    return reference, labels
+def logits(predictions):
+    return torch.nn.functional.one_hot(torch.as_tensor(predictions), 3).double()
+
+
+def two_classifiers(both, a_only, b_only, neither):
+    """Logits whose fourfold table is the one given; the label is always 0."""
+    a = [0] * (both + a_only) + [1] * (b_only + neither)
+    b = [0] * both + [1] * a_only + [0] * b_only + [2] * neither
+    return logits(a), logits(b), torch.zeros(len(a), dtype=torch.long)
+
+
+def test_counts():
+    result = comparison.compare(*two_classifiers(both=80, a_only=2, b_only=8, neither=10))
+    assert result.images == 100
+    assert (result.a_only, result.b_only) == (2, 8)
+    assert (result.accuracy_a, result.accuracy_b) == (0.82, 0.88)
+    assert result.difference == pytest.approx(0.06)
+    assert result.flips == 20  # where both are wrong they answer 1 and 2
+
+
+def test_mcnemar_by_hand():
+    result = comparison.compare(*two_classifiers(80, 2, 8, 10))
+    assert result.mcnemar_p == pytest.approx(2 * (1 + 10 + 45) / 2**10)
+
+
+@pytest.mark.parametrize(("a_only", "b_only"), [(0, 1), (1, 6), (7, 7), (40, 25)])
+def test_mcnemar_is_the_binomial_test_of_the_flips(a_only, b_only):
+    result = comparison.compare(*two_classifiers(5, a_only, b_only, 5))
+    expected = stats.binomtest(a_only, a_only + b_only).pvalue
+    assert result.mcnemar_p == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("table", [(1980, 2, 8, 10), (1900, 30, 30, 40), (1999, 0, 0, 1)])
+def test_interval_by_hand(table):
+    """Agresti and Min: half an observation more in each cell, then the plain normal interval."""
+    result = comparison.compare(*two_classifiers(*table))
+    n, a_only, b_only = sum(table) + 2, table[1] + 0.5, table[2] + 0.5
+    middle = (b_only - a_only) / n
+    error = math.sqrt(((a_only + b_only) / n - middle**2) / n)
+    half = 1.959964 * error
+    assert result.low == pytest.approx(middle - half, abs=1e-3 * half)
+    assert result.high == pytest.approx(middle + half, abs=1e-3 * half)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "labels"), [((4, 3), (5, 3), 4), ((4, 3), (4, 3), 5), ((0, 3), (0, 3), 0)]
+)
+def test_shapes_must_fit(a, b, labels):
+    with pytest.raises(ValueError, match="do not describe the same images"):
+        comparison.compare(torch.zeros(a), torch.zeros(b), torch.zeros(labels, dtype=torch.long))
+
+
+@pytest.mark.parametrize(("correct", "images"), [(0, 10), (95, 100), (9962, 10_000), (10, 10)])
+def test_wilson_interval(correct, images):
+    expected = stats.binomtest(correct, images).proportion_ci(method="wilson")
+    assert comparison.accuracy_interval(correct, images) == pytest.approx(tuple(expected))
+
+
+@pytest.mark.parametrize(("correct", "images"), [(-1, 10), (11, 10), (0, 0)])
+def test_wilson_interval_of_the_impossible(correct, images):
+    with pytest.raises(ValueError, match=f"{correct} correct of {images} images is not possible"):
+        comparison.accuracy_interval(correct, images)
+
+
+def test_many_tests_by_hand():
+    """Holm: the smallest p against level / 4, the next against level / 3, and so on."""
+    assert comparison.beyond_chance([0.012, 0.017, 0.9, 0.026]) == [True, False, False, False]
+    assert comparison.beyond_chance([0.012, 0.016, 0.9, 0.024]) == [True, True, False, True]
+    assert comparison.beyond_chance([0.04]) == [True]
+
+
+@pytest.mark.parametrize(
+    ("a_only", "b_only", "said"),
+    [(12, 1, "int8 loses 1.10 points"), (1, 12, "int8 gains 1.10 points"), (6, 1, "cannot tell")],
+)
+def test_a_verdict_for_every_outcome(a_only, b_only, said):
+    labels = torch.zeros(1000, dtype=torch.int64)
+    a, b = torch.eye(2)[[0] * 1000], torch.eye(2)[[0] * 1000]
+    b[:a_only] = b[:a_only].flip(1)
+    a[a_only : a_only + b_only] = a[a_only : a_only + b_only].flip(1)
+    assert said in comparison.verdict(comparison.compare(a, b, labels))
 
 
 def test_margins_by_hand():
@@ -23,8 +97,8 @@ def test_margins_by_hand():
     assert found.tolist() == [1.5, 0.0]
 
 
-def test_divergence_equals_scipy(logits):
-    reference, _ = logits
+def test_divergence_equals_scipy():
+    reference = 2 * torch.randn(40, 5, generator=torch.manual_seed(0))
     coarse = reference + 0.1 * torch.randn(reference.shape, generator=torch.manual_seed(1))
     p, q = (softmax(t.double().numpy(), axis=1) for t in (reference, coarse))
     found = comparison.divergence(reference, coarse)
@@ -41,200 +115,11 @@ def test_calibration_error_by_hand():
 
 
 def test_a_confidence_of_one_belongs_to_the_last_bin():
-    assert comparison.calibration_error(np.ones(3), np.ones(3, dtype=bool)) == 0
+    confidence, correct = np.array([1.0, 0.95]), np.array([False, True])
+    assert comparison.calibration_error(confidence, correct) == pytest.approx(0.475)
 
 
 def test_gaps_of_one_bin_cancel_but_not_those_of_two():
     correct = np.array([True, False])
     assert comparison.calibration_error(np.array([0.5, 0.5]), correct) == pytest.approx(0)
     assert comparison.calibration_error(np.array([0.6, 0.4]), correct) == pytest.approx(0.4)
-
-
-def test_scores_by_hand():
-    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 4.0]])
-    table = comparison.per_image(logits, torch.tensor([0, 0, 0, 1]))
-    found = comparison.scores(table)
-    assert found["accuracy"] == 0.75
-    assert found["worst class"] == pytest.approx(2 / 3)
-    assert found["margin"] == pytest.approx(2.5)
-    assert table["confidence"][0] == pytest.approx(1 / (1 + math.exp(-2)))
-
-
-def test_a_class_without_images_is_not_the_worst():
-    table = comparison.per_image(torch.eye(3)[[0, 2]], torch.tensor([0, 2]))
-    assert comparison.scores(table)["worst class"] == 1
-
-
-def test_equal_models_have_moved_nowhere(logits):
-    reference, labels = logits
-    table = comparison.changes(reference, reference, labels, (reference, reference), draws=20)
-    assert (table[["change", "low", "high", "moved"]] == 0).all(axis=None)
-
-
-def test_changes_point_the_right_way_and_are_the_same_every_time(logits):
-    reference, labels = logits
-    worse = reference + 2 * torch.randn(reference.shape, generator=torch.manual_seed(1))
-    twins = (reference, reference)
-    table = comparison.changes(reference, worse, labels, twins, draws=100).set_index("measure")
-    accuracy = (reference.argmax(1) == labels).float().mean()
-    assert table.loc["accuracy", "change"] == pytest.approx(
-        ((worse.argmax(1) == labels).float().mean() - accuracy).item(), abs=1e-6
-    )
-    assert table.loc["accuracy", "high"] < 0 < table.loc["flips", "low"]
-    assert (table["low"] <= table["high"]).all()
-    for name in ("accuracy", "divergence"):
-        row = table.loc[name]
-        assert row.moved == pytest.approx(2 * abs(row.change) / (row.high - row.low))
-        assert row.moved > 1
-    again = comparison.changes(reference, worse, labels, twins, draws=100).set_index("measure")
-    pd.testing.assert_frame_equal(table, again)
-
-
-def test_the_bootstrap_is_paired(logits):
-    """A shift common to both models must not widen the interval of their difference."""
-    reference, labels = logits
-    nearly = reference.clone()
-    nearly[0] = -nearly[0]
-    twins = (reference, reference)
-    table = comparison.changes(reference, nearly, labels, twins, draws=200).set_index("measure")
-    width = table.loc["accuracy", "high"] - table.loc["accuracy", "low"]
-    assert width < 0.01  # unpaired, it would be near 0.1
-
-
-def test_flips_move_only_beyond_those_of_two_equally_good_models(logits):
-    reference, labels = logits
-    one, two, three = (
-        reference + 0.3 * torch.randn(reference.shape, generator=torch.manual_seed(seed))
-        for seed in (1, 2, 3)
-    )
-    nothing = comparison.changes(reference, one, labels, (two, three), draws=100)
-    moved = nothing.set_index("measure")["moved"]
-    assert moved["flips"] < 1
-    assert moved["divergence"] < 1
-    worse = reference + 2 * torch.randn(reference.shape, generator=torch.manual_seed(1))
-    moved = comparison.changes(reference, worse, labels, (two, three), draws=100)
-    assert (moved.set_index("measure").loc[["flips", "divergence"], "moved"] > 1).all()
-    fewer = comparison.changes(reference, reference, labels, (one, worse), draws=100)
-    assert (fewer.set_index("measure").loc[["flips", "divergence"], "moved"] == 0).all()
-
-
-def test_changes_refuses_other_shapes(logits):
-    reference, labels = logits
-    with pytest.raises(ValueError, match="do not describe the same images"):
-        comparison.changes(reference, reference[:10], labels, (reference, reference))
-    with pytest.raises(ValueError, match="do not describe the same images"):
-        comparison.changes(reference, reference, labels[:10], (reference, reference))
-    with pytest.raises(ValueError, match="do not describe the same images"):
-        comparison.changes(reference, reference, labels, (reference, reference[:10]))
-
-
-def test_cost(logits):
-    reference, labels = logits
-    coarse = reference + 0.5
-    coarse[0, reference[0].argmin()] += 100
-    found = comparison.cost(reference, coarse, labels)
-    assert found["flips"] == pytest.approx(1 / 400)
-    was_right = (reference[0].argmax() == labels[0]).item()
-    assert found["points"] == pytest.approx(-100 / 400 * was_right)
-    assert (found["tested"], found["lost"], found["won"]) == (400, [0] * was_right, [])
-    assert found["p"] == 1
-    assert found["divergence"] > 0
-    noise = (reference - coarse).square().sum()
-    expected = 10 * torch.log10(reference.square().sum() / noise).item()
-    assert found["sqnr_db"] == pytest.approx(expected, abs=1e-3)
-
-
-def test_the_class_that_loses_most_comes_first(logits):
-    reference, labels = logits
-    worse = reference.clone()
-    worse[labels == 3] = -worse[labels == 3]
-    table = comparison.by_class(reference, worse, labels, tuple("abcde"))
-    assert table["class"].tolist()[0] == "d"
-    assert table["beyond chance"].tolist() == [True] + [False] * 4
-    assert (table["change"][1:] == 0).all()
-    of = labels == 3
-    found = 100 * (reference[of].argmax(1) == 3).double().mean().item()
-    assert table["float32"][0] == pytest.approx(found)
-
-
-def test_mean_interval_by_hand():
-    mean, low, high = comparison.mean_interval([1.0, 2.0, 3.0])
-    half = 4.302653 / math.sqrt(3)  # Student's t for 2 degrees of freedom, deviation 1
-    assert (mean, low, high) == pytest.approx((2, 2 - half, 2 + half), rel=1e-5)
-
-
-def test_one_value_has_no_interval():
-    with pytest.raises(ValueError, match="1 value: an interval needs at least two"):
-        comparison.mean_interval([1.0])
-
-
-def test_one_draw_has_the_interval_of_the_images():
-    """Agresti and Min's for matched pairs, worked out by hand."""
-    lost, won, n = range(30), range(30, 45), 1000
-    found = comparison.points_interval([lost], [won], n)
-    mean = (15 - 30) / (n + 2)
-    half = 1.96 * math.sqrt((30.5 + 15.5) / (n + 2) - mean**2) / math.sqrt(n + 2)
-    assert found[0] == pytest.approx(-1.5)
-    assert found[1:] == pytest.approx((100 * (mean - half), 100 * (mean + half)), abs=0.15)
-
-
-def test_equal_draws_leave_the_noise_of_the_images():
-    one = comparison.points_interval([range(30)], [[]], 1000)
-    five = comparison.points_interval([range(30)] * 5, [[]] * 5, 1000)
-    assert five == pytest.approx(one, abs=0.15)
-
-
-def test_draws_that_differ_widen_the_interval_as_student_would():
-    shares = [0.10, 0.12, 0.20, 0.25, 0.33]
-    images = 20_000  # so many that their own noise hardly counts
-    lost = [range(int(share * images)) for share in shares]
-    mean, low, high = comparison.points_interval(lost, [[]] * 5, images, repeats=500)
-    _, expected_low, expected_high = comparison.mean_interval([-100 * share for share in shares])
-    assert mean == pytest.approx(-20)
-    assert high - low == pytest.approx(expected_high - expected_low, rel=0.15)
-
-
-def test_a_few_flips_of_harmless_draws_prove_nothing():
-    """Over draws alone, every one of these would look harmful."""
-    lost = [[1, 2, 3], [1, 2, 3], [1, 2, 4]]
-    by_draw = comparison.mean_interval([-3.0, -3.0, -3.001])
-    assert by_draw[2] < 0
-    low, high = comparison.points_interval(lost, [[]] * 3, 1000)[1:]
-    assert low < 0 <= high
-
-
-def test_parts_of_their_own_are_one_test_set():
-    parts = comparison.points_interval([range(10), range(500, 510)], [[], []], 1000, 500)
-    assert parts[0] == pytest.approx(-2)
-    whole = comparison.points_interval([[*range(10), *range(500, 510)]], [[]], 1000)
-    assert parts == pytest.approx(whole, abs=0.15)
-
-
-def test_two_int8_models_that_lose_the_same_images_are_tied():
-    lost, won = [7, 8, 9], [20]
-    found = comparison.points_interval([lost + won], [won + lost], 1000)
-    assert found[0] == 0
-    assert found[1] == pytest.approx(-found[2], abs=0.1)
-
-
-def test_summarize_points():
-    rows = [("b", 100, [1], []), ("b", 100, [1, 2], []), ("a", 100, [], [3]), ("a", 100, [], [3])]
-    table = pd.DataFrame(rows, columns=["kind", "tested", "lost", "won"])
-    found = comparison.points_by(table, ["kind"])
-    assert found["kind"].tolist() == ["b", "a"]
-    assert found["mean"].tolist() == pytest.approx([-1.5, 1])
-    halved = comparison.points_by(table, ["kind"], images=200)
-    assert halved["mean"].tolist() == pytest.approx([-1.5, 1])
-
-
-@pytest.mark.parametrize("by", [["kind"], ["kind", "size"]])
-def test_summarize_keeps_order_and_groups(by):
-    table = pd.DataFrame(
-        {"kind": list("bbaa"), "size": [2, 2, 1, 1], "value": [1.0, 3.0, 10.0, 10.0]}
-    )
-    found = comparison.means_by(table, by, "value")
-    assert found["kind"].tolist() == ["b", "a"]
-    assert found["mean"].tolist() == [2, 10]
-    assert found["low"][1] == found["high"][1] == 10
-    assert found["low"][0] < 2 < found["high"][0]
-    assert list(found.columns) == [*by, "mean", "low", "high"]

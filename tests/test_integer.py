@@ -1,5 +1,6 @@
 """The integer network against PyTorch's kernels, bit for bit, and what breaks the equality."""
 
+import copy
 from dataclasses import replace
 from functools import partial
 
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.ao.quantization as tq
+from torch import nn
 
 from utils import quantization as ptq
-from utils.lab import agreement, integer
+from utils.lab import agreement, integer, observers
 from utils.lab.integer import FBGEMM, FIXED_POINT, Arithmetic, IntegerResNet18, Layer, Quantized
 from utils.models import ResNet18
 
@@ -57,21 +59,18 @@ def random_layer(generator, outputs=8, inputs=6, size=3, *, relu=False, **where)
 
 def torch_layer(layer: Layer, x: Quantized) -> np.ndarray:
     """The same layer by torch.ops.quantized, channels last."""
+    flat = x.q.ndim == 2
+    weight = layer.weight[:, 0, 0] if flat else layer.weight.transpose(0, 3, 1, 2)
     scales = torch.from_numpy(layer.weight_scale).double()
-    zeros = torch.zeros(len(scales), dtype=torch.long)
-    weight = layer.weight.transpose(0, 3, 1, 2) if x.q.ndim == 4 else layer.weight[:, 0, 0]
     weight = torch._make_per_channel_quantized_tensor(
-        torch.from_numpy(np.ascontiguousarray(weight)), scales, zeros, 0
+        torch.from_numpy(np.ascontiguousarray(weight)), scales, torch.zeros_like(scales).long(), 0
     )
-    bias = torch.from_numpy(layer.bias)
-    name = ("conv2d" if x.q.ndim == 4 else "linear") + ("_relu" if layer.relu else "")
-    ops, out = torch.ops.quantized, (float(layer.scale), layer.zero_point)
-    if x.q.ndim == 2:
-        packed = ops.linear_prepack(weight, bias)
-        return getattr(ops, name)(as_torch(x), packed, *out).int_repr().numpy()
-    where = [layer.stride] * 2, [layer.padding] * 2, [1, 1], 1
-    packed = ops.conv2d_prepack(weight, bias, *where)
-    return getattr(ops, name)(as_torch(x), packed, *out).int_repr().permute(0, 2, 3, 1).numpy()
+    ops, name = torch.ops.quantized, ("linear" if flat else "conv2d") + "_relu" * layer.relu
+    where = () if flat else ([layer.stride] * 2, [layer.padding] * 2, [1, 1], 1)
+    prepack = ops.linear_prepack if flat else ops.conv2d_prepack
+    packed = prepack(weight, torch.from_numpy(layer.bias), *where)
+    y = getattr(ops, name)(as_torch(x), packed, float(layer.scale), layer.zero_point).int_repr()
+    return y.numpy() if flat else y.permute(0, 2, 3, 1).numpy()
 
 
 # Numbers worked out by hand.
@@ -107,18 +106,26 @@ def test_a_patch_is_ordered_by_row_column_and_channel():
     assert padded[0, 0, 0].tolist() == [9, 9, 9, 9, 9, 9, 0, 1]
 
 
-def test_the_product_is_exact_at_its_largest():
-    rows = np.full((1, 4608), 255, dtype=np.uint8)
-    weight = np.full((1, 4608), -128, dtype=np.int8)
-    assert integer.integer_product(rows, weight).item() == -255 * 128 * 4608
+def test_every_side_has_a_padding_of_its_own_and_a_negative_one_cuts_off():
+    q = np.arange(6, dtype=np.uint8).reshape(1, 2, 3, 1)
+    (rows,) = integer.patches(q, (1, 7), stride=1, padding=(1, 3, 2, 0), fill=9)
+    assert rows.reshape(4, 7).tolist() == [
+        *[[9] * 7] * 2,
+        [9, 0, 1, 2, 9, 9, 9],
+        [9, 3, 4, 5, 9, 9, 9],
+    ]
+    (rows,) = integer.patches(q, (1, 1), stride=(1, 2), padding=(-1, 1, 0, -1), fill=9)
+    assert rows.tolist() == [[[1], [9]]]
 
 
-@pytest.mark.parametrize("products", [517, 519, 4609])
-def test_the_product_is_exact_on_both_sides_of_what_float32_holds(products):
+@pytest.mark.parametrize(
+    ("products", "weight"), [(4608, -128), (517, 127), (519, 127), (4609, 127)]
+)
+def test_the_product_is_exact_on_both_sides_of_what_float32_holds(products, weight):
     """Odd sums: 517 products stay below 2**24, 519 do not, and a float32 would round theirs."""
     rows = np.full((1, products), 255, dtype=np.uint8)
-    weight = np.full((1, products), 127, dtype=np.int8)
-    assert integer.integer_product(rows, weight).item() == 255 * 127 * products
+    columns = np.full((1, products), weight, dtype=np.int8)
+    assert integer.integer_product(rows, columns).item() == 255 * weight * products
 
 
 def test_cancelling_products_are_exact_as_well():
@@ -131,22 +138,12 @@ def test_cancelling_products_are_exact_as_well():
 
 @pytest.mark.parametrize(
     ("multiplier", "m0", "shift"),
-    [
-        (0.5, 2**30, 0),
-        (0.25, 2**30, -1),
-        (0.75, 3 * 2**29, 0),
-        (1.0, 2**30, 1),
-        (3.0, 3 * 2**29, 2),
-    ],
+    [(0.25, 2**30, -1), (0.75, 3 * 2**29, 0), (1.0, 2**30, 1), (np.nextafter(1.0, 0), 2**30, 1)],
 )
 def test_fixed_point_by_hand(multiplier, m0, shift):
+    """The last one is rounded up to a power of two, which carries."""
     found = integer.fixed_point(np.array([multiplier]))
     assert [int(part[0]) for part in found] == [m0, shift]
-
-
-def test_fixed_point_just_below_a_power_of_two_carries():
-    m0, shift = integer.fixed_point(np.array([np.nextafter(1.0, 0)]))
-    assert (int(m0[0]), int(shift[0])) == (2**30, 1)
 
 
 @pytest.mark.parametrize("bad", [0.0, -0.1, np.inf, np.nan])
@@ -187,19 +184,18 @@ def fbgemm():
 
 @pytest.mark.parametrize("relu", [False, True], ids=["plain", "relu"])
 @pytest.mark.parametrize(
-    "where", [{"padding": 1}, {"padding": 1, "stride": 2}, {"padding": 0}, {"padding": 2}]
+    ("shape", "where"),
+    [
+        ((3, 7, 7, 6), {"padding": 1}),
+        ((3, 7, 7, 6), {"padding": 1, "stride": 2}),
+        ((3, 7, 7, 6), {"size": 2, "padding": 2}),
+        ((50, 33), {"inputs": 33, "outputs": 10, "size": 1}),
+    ],
 )
-def test_convolution_equals_the_kernel(rng, where, relu):
+def test_a_layer_equals_the_kernel(rng, shape, where, relu):
     layer = random_layer(rng, relu=relu, **where)
     # Seven bits, so that kernels without VNNI do not saturate.
-    x = Quantized(codes(rng, 3, 7, 7, 6) // 2, np.float32(0.02), 37)
-    assert np.array_equal(layer(x).q, torch_layer(layer, x))
-
-
-@pytest.mark.parametrize("relu", [False, True], ids=["plain", "relu"])
-def test_linear_equals_the_kernel(rng, relu):
-    layer = random_layer(rng, outputs=10, inputs=33, size=1, relu=relu)
-    x = Quantized(codes(rng, 50, 33) // 2, np.float32(0.02), 37)
+    x = Quantized(codes(rng, *shape) // 2, np.float32(0.02), 37)
     assert np.array_equal(layer(x).q, torch_layer(layer, x))
 
 
@@ -238,62 +234,57 @@ def test_pooling_equals_torch(rng):
 # The whole network.
 
 
-def test_every_layer_of_every_test_digit_equals_fbgemm(network, kernel, test_digits):
+def test_every_layer_of_every_test_digit_equals_fbgemm(network, kernel, int8_model, test_digits):
     found = compare(network.activations, kernel, test_digits)
     assert found.different == 0, found.layers[found.layers["different"] > 0]
     assert found.predictions_changed == 0
     assert len(found.layers) == 32  # 21 with weights, 8 additions, 2 pools, and the input
     assert found.activations > 40_000_000
+    few = test_digits[:300]  # more than one batch
+    assert np.array_equal(network.logits(few), int8_model(few).numpy())
 
 
-def test_logits_equal_torchs(network, int8_model, test_digits):
-    few = test_digits[:600]  # more than one batch
-    with torch.inference_mode():
-        assert np.array_equal(network.logits(few), int8_model(few).numpy())
-
-
-@pytest.mark.parametrize("size", [32, 64])
-def test_larger_images_of_three_channels_equal_fbgemm_too(size):
+def test_larger_images_of_three_channels_and_weights_per_tensor_equal_fbgemm_too():
     """With maps of more than one pixel at the end, the average pool has work to do."""
     torch.manual_seed(3)
-    images = torch.randn(8, 3, size, size)
+    images = torch.randn(4, 3, 64, 64)
     model = ResNet18(7, 3)
     with torch.no_grad():
         model(images)
-    int8 = ptq.quantize(model.eval(), images)
+    int8 = ptq.quantize(model.eval(), images, qconfig=observers.qconfig(weights="per tensor"))
     network = IntegerResNet18.from_quantized(int8)
     found = compare(network.activations, partial(agreement.kernel_activations, int8), images)
     assert found.different == 0, found.layers[found.layers["different"] > 0]
 
 
-def test_per_tensor_weights_are_read_too(float_model, images):
-    qconfig = tq.QConfig(
-        activation=tq.HistogramObserver.with_args(reduce_range=True),
-        weight=tq.default_weight_observer,
-    )
-    int8 = ptq.quantize(float_model, images, qconfig=qconfig)
-    found = compare(
-        IntegerResNet18.from_quantized(int8).activations,
-        partial(agreement.kernel_activations, int8),
-        images[:16],
-    )
-    assert found.different == 0
-
-
 @pytest.mark.parametrize(
-    "arithmetic",
-    [
-        Arithmetic(rounding="half away"),
-        Arithmetic(padding="zero"),
-        Arithmetic(bias="int32"),
-        FIXED_POINT,
-    ],
-    ids=["half away from zero", "padding with 0", "int32 bias", "fixed point"],
+    "choice", [{"rounding": "half away"}, {"padding": "zero"}, {"bias": "int32"}, vars(FIXED_POINT)]
 )
-def test_every_ingredient_matters(network, kernel, test_digits, arithmetic):
-    broken = partial(network.activations, arithmetic=arithmetic)
+def test_every_ingredient_matters(network, kernel, test_digits, choice):
+    broken = partial(network.activations, arithmetic=Arithmetic(**choice))
     found = compare(broken, kernel, test_digits[:250])
     assert 0 < found.different < found.activations
+
+
+def test_cropped_kernels_equal_fbgemm(int8_model, test_digits):
+    """One pixel meets 2x2 taps of the first convolution of layer4, and one tap of the others."""
+    small = copy.deepcopy(int8_model)
+    for name, taps, around in (
+        ("layer4.0.conv1", slice(1, 3), (0, 1, 1, 0)),
+        ("layer4.0.conv2", slice(1, 2), None),
+    ):
+        conv = small.get_submodule(name)
+        weight = conv.weight()
+        codes = weight.int_repr()[:, :, taps, taps].contiguous()
+        how = weight.q_per_channel_scales(), weight.q_per_channel_zero_points(), 0
+        conv.kernel_size, conv.padding = codes.shape[2:], (0, 0)
+        conv.set_weight_bias(torch._make_per_channel_quantized_tensor(codes, *how), conv.bias())
+        if around:
+            small.set_submodule(name, nn.Sequential(nn.ConstantPad2d(around, 0.0), conv))
+    network = IntegerResNet18.from_quantized(small)
+    assert network.layers["layer4.0.conv1"].padding == (0, 1, 1, 0)
+    kernel = partial(agreement.kernel_activations, small)
+    assert compare(network.activations, kernel, test_digits[:50]).different == 0
 
 
 def test_what_fixed_point_adds_in_one_layer_is_small(network, kernel, test_digits):
@@ -307,18 +298,16 @@ def test_what_fixed_point_adds_in_one_layer_is_small(network, kernel, test_digit
 
 def test_following_hands_no_difference_down(network, kernel, test_digits):
     """With the first layer alone broken, only what follows its own output goes on to differ."""
-    first, *rest = network.layers
+    first, images = "conv1", test_digits[:20]
     layer = network.layers[first]
     broken = replace(layer, bias=layer.bias + 10 * layer.scale)
     other = replace(network, layers=network.layers | {first: broken})
-    images = test_digits[:20]
-    alone = compare(
-        lambda x: other.activations(x, follow=kernel(x)), kernel, images
-    ).layers.set_index("layer")["different"]
+    runs = {"alone": lambda x: other.activations(x, follow=kernel(x)), "all": other.activations}
+    found = agreement.compare_codes(kernel, runs, images)
+    alone, through = (one.layers.set_index("layer")["different"] for one in found.values())
     assert alone[first] > 0
     assert alone.drop(first).sum() == 0
-    through = compare(other.activations, kernel, images).layers.set_index("layer")
-    assert through.loc[rest, "different"].sum() > 0
+    assert through.drop(first).sum() > 0
 
 
 # Saturation.
@@ -340,19 +329,14 @@ def test_saturation_loss_equals_a_loop_over_pairs(rng):
     assert np.array_equal(integer.saturation_loss(rows, weight), expected)
 
 
-def test_codes_of_seven_bits_never_saturate():
+def test_codes_of_eight_bits_saturate_and_those_of_seven_never(rng):
     rows = np.full((1, 8), 127, dtype=np.uint8)
     weight = np.array([[127] * 8, [-128] * 8], dtype=np.int8)
     assert not integer.saturation_loss(rows, weight).any()
     assert integer.saturation_loss(rows + np.uint8(3), weight).any()
-
-
-def test_eight_bits_can_saturate(rng):
-    layer = random_layer(rng, padding=1)
+    layer, pairs = random_layer(rng, padding=1), Arithmetic(accumulator="int16 pairs")
     x = Quantized(codes(rng, 2, 7, 7, 6), np.float32(0.02), 0)
-    assert not np.array_equal(
-        layer.accumulate(x), layer.accumulate(x, Arithmetic(accumulator="int16 pairs"))
-    )
+    assert not np.array_equal(layer.accumulate(x), layer.accumulate(x, pairs))
 
 
 # What is refused, and what is watched.
@@ -365,27 +349,19 @@ def test_watch_sees_every_accumulator(network, test_digits):
     assert all(total.dtype == np.int32 for total in seen.values())
 
 
-@pytest.mark.parametrize("field", list(integer.CHOICES))
+@pytest.mark.parametrize("field", integer.CHOICES)
 def test_unknown_arithmetic_is_refused(field):
     with pytest.raises(ValueError, match=f"{field}='nonsense' is unknown; known: "):
         Arithmetic(**{field: "nonsense"})
-
-
-def test_fixed_point_with_a_fractional_bias_is_refused():
     with pytest.raises(ValueError, match="bias='int32'"):
         Arithmetic(multiplier="fixed point")
 
 
-def test_a_float_model_is_refused(float_model):
+def test_float_models_and_affine_weights_are_refused(float_model, images):
     with pytest.raises(ValueError, match="convert"):
         IntegerResNet18.from_quantized(float_model)
-
-
-def test_affine_weights_are_refused(float_model, images):
-    qconfig = tq.QConfig(
-        activation=tq.HistogramObserver.with_args(reduce_range=True),
-        weight=tq.MinMaxObserver.with_args(dtype=torch.qint8, qscheme=torch.per_tensor_affine),
-    )
+    affine = tq.MinMaxObserver.with_args(dtype=torch.qint8, qscheme=torch.per_tensor_affine)
+    qconfig = observers.qconfig()._replace(weight=affine)
     with pytest.raises(ValueError, match="zero points must be 0"):
         IntegerResNet18.from_quantized(ptq.quantize(float_model, images, qconfig=qconfig))
 

@@ -5,24 +5,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Variant:
-    """One form of the network.
+    """One form of the network."""
 
-    Attributes
-    ----------
-    name : str
-        As in results: dtype, then runtime.
-    label : str
-        For tables and figures.
-    file : str
-        What it is loaded from, within the folder that :func:`export` fills.
-    package : str
-        What must be installed.
-    """
-
-    name: str
-    label: str
-    file: str
-    package: str = "torch"
+    name: str  # as in results: dtype, then runtime
+    label: str  # for tables and figures
+    file: str  # what it is loaded from, within the folder that utils.lab.runtimes.export fills
+    package: str = "torch"  # what must be installed
 
     @property
     def dtype(self) -> str:

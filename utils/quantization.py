@@ -2,7 +2,8 @@
 
 Eager mode, as PyTorch defines it. The arithmetic is that of Jacob et al.: Quantization and Training
 of Neural Networks for Efficient Integer-Arithmetic-Only Inference (CVPR 2018), section 2.1:
-``r = S (q - Z)`` with scale S, zero point Z, real value r and integer q.
+``r = S (q - Z)`` with scale S, zero point Z, real value r and integer q. Only :func:`fuse` and
+:func:`quantize` ask for ResNet-18; everything else takes any fused model in eager mode.
 """
 
 import copy
@@ -13,17 +14,17 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-import torch.ao.nn.intrinsic.quantized as nniq
-import torch.ao.nn.quantized as nnq
 from torch import Tensor, nn
-from torch.ao.nn.intrinsic import ConvReLU2d
+from torch.ao.nn import quantized as nnq
+from torch.ao.nn.intrinsic import _FusedModule
 
 from utils.data import batches
-from utils.models import QuantizableResNet18, tq
+from utils.models import QuantizableResNet18, hooked, layers_of, tq
 from utils.training import save_atomically
 
-# What counts as a layer, in float32 (QuantStub, Conv2d, ...) and in int8 (nnq: "nn, quantized").
-LAYERS = (tq.QuantStub, ConvReLU2d, nn.Conv2d, nn.Linear, nnq.Quantize, nnq.Conv2d, nnq.Linear)
+_TWINS = tq.get_default_static_quant_module_mappings()  # from float32 layer to int8 layer
+_FLOAT = tuple(k for k in _TWINS if k not in (tq.DeQuantStub, nn.Dropout))  # these do not compute
+_INT8 = tuple({_TWINS[k] for k in _FLOAT})
 
 
 class QuantizationError(RuntimeError):
@@ -36,86 +37,61 @@ def default_engine() -> str:
 
 
 def set_engine(name: str | None = None) -> str:
-    """Choose the int8 kernels, for this process.
+    """Choose the int8 kernels of this process, by default the processor's; return their name.
 
-    Parameters
-    ----------
-    name : str, optional
-        ``fbgemm``, ``x86``, ``onednn`` or ``qnnpack``. By default fbgemm on x86 and qnnpack on ARM.
-
-    Returns
-    -------
-    str
-        The engine now set.
-
-    Raises
-    ------
-    QuantizationError
-        If this build of torch lacks it; lists those it has.
+    Raises QuantizationError if this torch lacks them; the message lists those that it has.
     """
+    if name is None and (name := default_engine()) == "qnnpack":
+        print("ARM processor: quantizing with qnnpack instead of fbgemm")
     supported = [e for e in torch.backends.quantized.supported_engines if e != "none"]
-    if name is None:
-        name = default_engine()
-        if name == "qnnpack":
-            print("ARM processor: quantizing with qnnpack instead of fbgemm")
-    if name not in supported:
-        raise QuantizationError(
-            f"engine {name!r} is not supported here; this torch has: {', '.join(supported)}"
-        )
+    problem = f"engine {name!r} is not supported here; this torch has: {', '.join(supported)}"
+    _require(name in supported, problem)
     torch.backends.quantized.engine = name
     return name
 
 
 def fuse(model: nn.Module) -> QuantizableResNet18:
-    """Step 1: a quantizable copy of the float model with batch norms and ReLUs merged.
+    """Step 1: return a quantizable copy with batch norms and ReLUs merged into the convolutions.
 
     Folding: ``w' = w gamma / sigma``, ``b' = beta - mu gamma / sigma`` with
     ``sigma = sqrt(var + eps)`` (Jacob et al. 2018, section 3.2).
 
-    Parameters
-    ----------
-    model : ResNet18 or QuantizableResNet18
-        float32, in eval mode; not changed.
-
-    Raises
-    ------
-    QuantizationError
-        If the model is in train mode, or is fused or quantized already.
+    The model is the course's ResNet-18 or torchvision's, float32, in eval mode, with any number of
+    classes and input channels. Raises QuantizationError for another network, in train mode, or if
+    the model is fused or quantized already.
     """
-    if model.training:
-        raise QuantizationError("the model is in train mode: call model.eval() before fusing")
-    _refuse_quantized(model)
-    if not isinstance(model.bn1, nn.BatchNorm2d):
-        raise QuantizationError("this model is fused already: fuse() takes the trained float model")
-    fused = QuantizableResNet18(model.fc.out_features, model.conv1.in_channels).eval()
-    fused.load_state_dict(model.state_dict())
-    fused.fuse()
-    return fused
+    _require_float(model, "fusing")
+    fused = any(isinstance(module, _FusedModule) for module in model.modules())
+    _require(not fused, "this model is fused already: fuse() takes the trained float model")
+    try:
+        classes, (_, channels, *_) = len(model.fc.weight), model.conv1.weight.shape
+        ours = QuantizableResNet18(classes, channels).eval()
+        ours.load_state_dict(model.state_dict())
+        x = torch.randn(2, channels, 32, 32, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():  # equal weights do not make an equal network
+            theirs = model(x.to(model.fc.weight.device)).cpu()
+            same = not sqnr(theirs, ours(x)) < 40  # NaN is calibrate()'s to explain
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        same = False
+    _require(
+        same,
+        f"fuse() knows ResNet-18 only, and this {type(model).__name__} is another network: make it "
+        f"quantizable as notebook 01 shows, call tq.fuse_modules yourself, then go on with "
+        f"prepare()",
+    )
+    ours.fuse()
+    return ours
 
 
 def prepare(model: nn.Module, engine: str | None = None, qconfig=None) -> nn.Module:
-    """Step 2: a copy with an observer behind every module that will produce integers.
+    """Step 2: return a copy with an observer behind every module that will produce integers.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Fused, in eval mode; not changed.
-    engine : str, optional
-        See :func:`set_engine`; engine and qconfig are set together, since a qconfig made for one
-        engine can overflow on another.
-    qconfig : torch.ao.quantization.QConfig, optional
-        Instead of the engine's default.
-
-    Raises
-    ------
-    QuantizationError
-        If the model is in train mode, or prepared or quantized already.
+    The model is fused and in eval mode. Engine (see :func:`set_engine`) and qconfig, by default the
+    engine's own, are set together, since a qconfig made for one engine can overflow on another.
+    Raises QuantizationError in train mode, or if the model is prepared or quantized already.
     """
-    if model.training:
-        raise QuantizationError("the model is in train mode: call model.eval() before preparing")
-    _refuse_quantized(model)
-    if observers(model):
-        raise QuantizationError("this model is prepared already: go on with calibrate()")
+    _require_float(model, "preparing")
+    _require(not observers(model), "this model is prepared already: go on with calibrate()")
     engine = set_engine(engine)
     prepared = copy.deepcopy(model)
     prepared.qconfig = tq.get_default_qconfig(engine) if qconfig is None else qconfig
@@ -123,81 +99,62 @@ def prepare(model: nn.Module, engine: str | None = None, qconfig=None) -> nn.Mod
 
 
 def calibrate(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int = 64) -> int:
-    """Step 3: run images through a prepared model, in place, so that observers see ranges.
+    """Step 3: run images through a prepared model, in place; return how many there were.
 
-    Parameters
-    ----------
-    model : nn.Module
-        As :func:`prepare` returns it.
-    images : Tensor or iterable of Tensor
-        float32, normalised, shape (N, channels, H, W); or batches of that shape.
-    batch_size : int
-        For a single tensor.
-
-    Returns
-    -------
-    int
-        How many images were seen.
-
-    Raises
-    ------
-    QuantizationError
-        If the model was not prepared or is in train mode; if there are no images, or of the wrong
-        shape or dtype; if a value is NaN or infinite, naming the first layer where it appeared.
+    The images are float32, normalized, shape (N, channels, H, W), cut into batches of
+    ``batch_size``; or an iterable of such batches. Raises QuantizationError if the model was not
+    prepared or is in train mode; if there are no images, or of the wrong shape or dtype; if a value
+    is NaN or infinite, naming the first layer where it appeared.
     """
-    if not observers(model):
-        raise QuantizationError("no observers: calibrate() takes the model that prepare() returns")
-    if model.training:
-        raise QuantizationError("the model is in train mode: call model.eval() before calibrating")
-    channels = next(model.parameters()).shape[1]  # of the first convolution
-    if isinstance(images, Tensor):
-        _check_images(images, channels)
-        images = batches(images, size=batch_size)
-    hooks = [
-        module.register_forward_hook(_finite_hook(name), prepend=True)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear | tq.QuantStub)
-    ]
+    _require(observers(model), "no observers: calibrate() takes the model that prepare() returns")
+    _require_float(model, "calibrating")
+
+    def check(name: str, _module, _inputs, output: Tensor) -> None:
+        problem = f"NaN or infinity in the output of {name!r}: no scale can represent it"
+        _require(output.isfinite().all(), f"{problem}; check the images and the float model")
+
     seen = 0
-    try:
-        with torch.inference_mode():
-            for batch in images:
-                _check_images(batch, channels)
-                model(batch)
-                seen += len(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if seen == 0:
-        raise QuantizationError("the calibration set is empty: a few hundred images are enough")
+    with torch.inference_mode(), hooked(layers_of(model, *_FLOAT), check):
+        for x in batches(images, size=batch_size) if isinstance(images, Tensor) else images:
+            shape = f"calibration images of shape {tuple(x.shape)}"
+            _require(x.ndim == 4, f"{shape}: expected (N, channels, H, W)")
+            problem = f"calibration images are {x.dtype}: normalize them to torch.float32 first"
+            _require(x.dtype == torch.float32, problem)
+            try:
+                model(x)
+            except QuantizationError:
+                raise
+            except RuntimeError as error:
+                raise QuantizationError(f"{shape} do not fit the model: {error}") from error
+            seen += len(x)
+    _require(seen, "the calibration set is empty: a few hundred images are enough")
     return seen
 
 
 def convert(model: nn.Module) -> nn.Module:
-    """Step 4: an int8 copy of the calibrated model.
+    """Step 4: return an int8 copy of the calibrated model.
 
-    Raises
-    ------
-    QuantizationError
-        If the model was not prepared, or an observer saw nothing (lists which).
+    Raises QuantizationError if it was not prepared, or lists the observers that saw nothing.
     """
-    seers = observers(model)
-    if not seers:
-        raise QuantizationError("nothing to convert: the model was not prepared")
-    blind = [n for n, o in seers.items() if hasattr(o, "min_val") and not _has_seen(o)]
-    if blind:
-        listed = ", ".join(blind[:3]) + (" ..." if len(blind) > 3 else "")
-        raise QuantizationError(
-            f"{len(blind)} of {len(seers)} observers saw no data ({listed}): "
-            f"calibrate() the model first, with images that pass through every layer"
-        )
+    found = observers(model)
+    _require(found, "nothing to convert: the model was not prepared")
+    ranges = {name: o.min_val for name, o in found.items() if hasattr(o, "min_val")}
+    blind = [name for name, low in ranges.items() if not low.isfinite().any()]
+    # Some networks have additions that they never use; a layer with weights is used.
+    idle = [name for name in blind if isinstance(model.get_submodule(name), nnq.FloatFunctional)]
+    listed = ", ".join(blind[:3]) + " ..." * (len(blind) > 3)
+    _require(
+        blind == idle,
+        f"{len(blind)} of {len(found)} observers saw no data ({listed}): calibrate() the model "
+        f"first, with images that pass through every layer",
+    )
     return tq.convert(model)
 
 
 def quantize(
     model: nn.Module, images: Tensor, engine: str | None = None, qconfig=None
 ) -> nn.Module:
-    """All four steps: float32 model and calibration images in, int8 model out."""
+    """All four steps: ResNet-18 in float32 and calibration images in, int8 model out."""
     prepared = prepare(fuse(model), engine, qconfig)
     calibrate(prepared, images)
     return convert(prepared)
@@ -214,204 +171,97 @@ def observers(model: nn.Module) -> dict[str, nn.Module]:
 
 def is_quantized(model: nn.Module) -> bool:
     """Whether any module of the model computes in integers."""
-    integer = nnq.Quantize | nnq.Conv2d | nnq.Linear | nnq.QFunctional
-    return any(isinstance(module, integer) for module in model.modules())
+    return any(isinstance(module, _INT8) for module in model.modules())
 
 
 def save_int8(model: nn.Module, path: Path) -> int:
     """Save the state_dict of an int8 model, atomically; return the file's size in bytes.
 
-    Raises
-    ------
-    QuantizationError
-        If the model is not quantized.
+    Raises QuantizationError if the model is float32.
     """
-    if not is_quantized(model):
-        raise QuantizationError("save_int8() takes a converted model; this one is float32")
+    _require(is_quantized(model), "save_int8() takes a converted model; this one is float32")
     save_atomically(model.state_dict(), path)
     return path.stat().st_size
 
 
-def load_int8(path: Path, engine: str | None = None) -> nn.Module:
-    """Load what :func:`save_int8` wrote, with ``weights_only=True``.
+def load_int8(path: Path, engine: str | None = None, like: nn.Module | None = None) -> nn.Module:
+    """Load what :func:`save_int8` wrote, with ``weights_only=True`` and without calibrating.
 
-    The int8 network is built empty and filled from the file, without calibrating anything.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    QuantizationError
-        If the file does not hold this network in int8.
+    ``like`` is a fused float32 model of the same architecture, by default ResNet-18 with the
+    classes and input channels that the file has. Raises FileNotFoundError if there is no such file,
+    QuantizationError if it does not hold this network in int8.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path.name} does not exist: save_int8() a quantized model first")
+    engine = set_engine(engine)
+    kind = "ResNet-18" if like is None else type(like).__name__
     try:
         state = torch.load(path, weights_only=True)
-        channels = state["conv1.weight"].shape[1]
-        classes = state["fc._packed_params._packed_params"][0].shape[0]
-        set_engine(engine)
-        skeleton = _empty_int8(classes, channels)
-        skeleton.load_state_dict(state)
-    except QuantizationError:  # of the engine
-        raise
+        if like is None:
+            classes = len(state["fc._packed_params._packed_params"][0])
+            like = QuantizableResNet18(classes, state["conv1.weight"].shape[1]).eval()
+            like.fuse()
+        unknown = tq.FixedQParamsObserver.with_args(scale=1.0, zero_point=0)  # the file has it
+        empty = prepare(like, engine, tq.QConfig(unknown, tq.default_weight_observer))
+        int8 = tq.convert(empty, inplace=True)
+        int8.load_state_dict(state)
     except Exception as error:  # whatever a foreign file makes torch raise
         raise QuantizationError(
-            f"{path.name} is not an int8 ResNet-18 ({type(error).__name__}): delete it and make it "
+            f"{path.name} is not an int8 {kind} ({type(error).__name__}): delete it and make it "
             f"again with save_int8()"
         ) from error
-    return skeleton
+    return int8
 
 
 def sqnr(reference: Tensor, approximation: Tensor) -> float:
     """Signal to quantization noise ratio, ``10 log10(sum r^2 / sum (r - r')^2)``, in decibels.
 
-    Jacob et al. do not name it; see Lin, Talathi, Annapureddy: Fixed Point Quantization of Deep
-    Convolutional Networks (ICML 2016), section 3. 20 dB more is a tenth of the error.
-
-    Parameters
-    ----------
-    reference, approximation : Tensor
-        Floating point, of one shape.
-
-    Returns
-    -------
-    float
-        Infinite if they are equal.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
+    See Lin, Talathi, Annapureddy: Fixed Point Quantization of Deep Convolutional Networks (ICML
+    2016), section 3. 20 dB more is a tenth of the error; equal tensors give infinity. Both tensors
+    are floating point; raises ValueError if their shapes differ.
     """
     if reference.shape != approximation.shape:
         raise ValueError(f"shapes differ: {reference.shape} and {approximation.shape}")
     reference, approximation = reference.double(), approximation.double()
     noise = (reference - approximation).square().sum()
-    if noise == 0:
-        return math.inf
-    return (10 * torch.log10(reference.square().sum() / noise)).item()
+    return (10 * torch.log10(reference.square().sum() / noise)).item() if noise else math.inf
 
 
 def layer_outputs(model: nn.Module, images: Tensor, *, integers: bool = False) -> dict[str, Tensor]:
-    """Run images through a fused or int8 model and return what every layer put out.
+    """Run images through a fused or int8 model; return each layer's output by name, in order.
 
-    Parameters
-    ----------
-    model : nn.Module
-    images : Tensor
-        float32, normalized, shape (N, channels, H, W).
-    integers : bool
-        Return int8 outputs as they are, and those of the pooling layers too.
-
-    Returns
-    -------
-    dict of str to Tensor
-        By layer name, in the order of execution; int8 outputs dequantized, ``S (q - Z)``, unless
-        ``integers``.
+    The images are float32, normalized, shape (N, channels, H, W). With ``integers``, int8 outputs
+    are returned as they are, not dequantized (``S (q - Z)``), and those of the pooling layers too.
     """
+    pooling = (nn.MaxPool2d, nn.AdaptiveAvgPool2d) if integers else ()
+    layers = layers_of(model, *_FLOAT, *_INT8, *pooling)
+    # A functional is called by method, not by forward: the hook goes on the identity it ends in.
+    layers = {n: getattr(m, "activation_post_process", m) for n, m in layers.items()}
     outputs: dict[str, Tensor] = {}
-    layers = (*LAYERS, nn.MaxPool2d, nn.AdaptiveAvgPool2d) if integers else LAYERS
 
-    def keep(name: str):
-        def hook(_module, _inputs, output: Tensor) -> None:
-            coded = output.is_quantized and not integers
-            outputs[name] = output.dequantize() if coded else output.clone()
+    def keep(name: str, _module, _inputs, output: Tensor) -> None:
+        coded = output.is_quantized and not integers
+        outputs[name] = output.dequantize() if coded else output.clone()
 
-        return hook
-
-    hooks = []
-    for name, module in model.named_modules():
-        if isinstance(module, nnq.FloatFunctional | nnq.QFunctional):
-            # Called by method, not by forward: the hook goes on the identity it ends in.
-            hooks.append(module.activation_post_process.register_forward_hook(keep(name)))
-        elif isinstance(module, layers) and not _inside_fused(model, name):
-            hooks.append(module.register_forward_hook(keep(name)))
-    try:
-        with torch.inference_mode():
-            model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.inference_mode(), hooked(layers, keep):
+        model(images)
     return outputs
 
 
 def layer_sqnr(fused: nn.Module, int8: nn.Module, images: Tensor) -> pd.DataFrame:
-    """Compare the fused float32 model with its int8 twin, layer by layer.
-
-    Returns
-    -------
-    DataFrame
-        Columns layer (str) and sqnr_db (float), in the order of execution.
-    """
+    """Return layer (str) and sqnr_db (float) of a fused float32 model and its int8 twin."""
     exact, coarse = layer_outputs(fused, images), layer_outputs(int8, images)
     rows = [(name, sqnr(exact[name], coarse[name])) for name in exact if name in coarse]
     return pd.DataFrame(rows, columns=["layer", "sqnr_db"])
 
 
-def _refuse_quantized(model: nn.Module) -> None:
-    if is_quantized(model):
-        raise QuantizationError(
-            "this model is quantized already: start again from the float model, whose weights int8 "
-            "no longer holds"
-        )
+def _require(fine: object, problem: str) -> None:
+    if not fine:
+        raise QuantizationError(problem)
 
 
-def _empty_int8(classes: int, channels: int) -> nn.Module:
-    """Build what convert() returns, for a state_dict to fill."""
-    model = QuantizableResNet18(classes, channels).eval()
-    model.fuse()
-    places = [(n, m) for n, m in model.named_modules() if n and not _inside_fused(model, n)]
-    for name, module in places:
-        if isinstance(module, ConvReLU2d | nn.Conv2d):
-            fused = isinstance(module, ConvReLU2d)
-            conv = module[0] if fused else module
-            twin = (nniq.ConvReLU2d if fused else nnq.Conv2d)(
-                conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding
-            )
-        elif isinstance(module, nn.Linear):
-            twin = nnq.Linear(module.in_features, module.out_features)
-        elif isinstance(module, nn.BatchNorm2d):
-            twin = nn.Identity()  # folded
-        elif isinstance(module, nnq.FloatFunctional):
-            twin = nnq.QFunctional()
-        elif isinstance(module, tq.QuantStub):
-            twin = nnq.Quantize(1.0, 0, torch.quint8)
-        elif isinstance(module, tq.DeQuantStub):
-            twin = nnq.DeQuantize()
-        else:
-            continue
-        model.set_submodule(name, twin)
-    return model
-
-
-def _inside_fused(model: nn.Module, name: str) -> bool:
-    """Whether a module is the convolution within a fused ConvReLU2d."""
-    return isinstance(model.get_submodule(name.rpartition(".")[0]), ConvReLU2d)
-
-
-def _check_images(images: Tensor, channels: int) -> None:
-    if images.ndim != 4 or images.shape[1] != channels:
-        raise QuantizationError(
-            f"calibration images have shape {tuple(images.shape)}; expected (N, {channels}, H, W)"
-        )
-    if images.dtype != torch.float32:
-        raise QuantizationError(
-            f"calibration images are {images.dtype}; normalise them to torch.float32 first"
-        )
-
-
-def _finite_hook(name: str):
-    def hook(_module, _inputs, output) -> None:
-        if not torch.isfinite(output).all():
-            raise QuantizationError(
-                f"NaN or infinity in the output of {name!r}: no scale can represent it; check the "
-                f"input images and the float model"
-            )
-
-    return hook
-
-
-def _has_seen(observer: nn.Module) -> bool:
-    low = observer.min_val
-    return low.numel() > 0 and bool(torch.isfinite(low).all())
+def _require_float(model: nn.Module, doing: str) -> None:
+    """Refuse a model in train mode, or one that is int8 already."""
+    _require(not model.training, f"the model is in train mode: call model.eval() before {doing}")
+    problem = "this model is quantized already: start again from the float model, whose weights "
+    _require(not is_quantized(model), f"{problem}int8 no longer holds")

@@ -39,37 +39,23 @@ def latency(
     seconds: float | None = None,
     reference: Tensor | None = None,
 ) -> pd.DataFrame:
-    """Time several models on the same input, interleaved.
+    """Time several models on the same input, interleaved, on so many threads.
+
+    Returns one row per call: variant (str), batch, threads, round, call (int), ms (float,
+    milliseconds for the whole batch). Raises ValueError if there is nothing to time or a number is
+    not positive, BenchmarkError if a model's logits are wrong: then nothing is timed.
 
     Parameters
     ----------
     models : dict of str to callable
-        Name to model; each is called as ``model(inputs)`` under ``inference_mode``. oneDNN's int8
-        layers keep what they chose for the first shape and thread count that they met: time a
-        model that has met no other.
+        Each is called as ``model(inputs)`` under ``inference_mode``. oneDNN's int8 layers keep what
+        they chose for the first shape and thread count: time a model that has met no other.
     inputs : Tensor
         One batch, shape (N, C, H, W); made outside the timed region.
-    rounds : int
-        How often each model has its turn.
-    threads : int
-        Intra-op threads while timing; the number that was set before is restored.
     seconds : float, optional
         Stop after the round that ends later than this, but not before 20 rounds.
     reference : Tensor, optional
         The float32 logits that every model must agree with, see :func:`verify`.
-
-    Returns
-    -------
-    DataFrame
-        A row a call: variant (str), batch, threads, round, call (int), ms (float, milliseconds for
-        the whole batch).
-
-    Raises
-    ------
-    ValueError
-        If there is nothing to time, or a number is not positive.
-    BenchmarkError
-        If a model's logits are wrong: then nothing is timed.
     """
     if not models:
         raise ValueError("no variants to time")
@@ -79,19 +65,17 @@ def latency(
     rows = []
     with steady(threads):
         if reference is not None:
-            checked = verify(models, inputs, reference)
-            if not checked["ok"].all():
-                raise BenchmarkError("; ".join(checked.loc[~checked["ok"], "problem"]))
-        seconds_of = {name: warm_up(model, inputs) for name, model in models.items()}
+            problems = verify(models, inputs, reference)["problem"]
+            if any(problems):
+                raise BenchmarkError("; ".join(filter(None, problems)))
+        took = {name: warm_up(model, inputs) for name, model in models.items()}
         start = timer()
         for number in tqdm(range(rounds), desc="timing", unit="round", leave=False):
             for name, model in models.items():
-                if seconds_of[name] < LONG_SECONDS:
+                if took[name] < LONG_SECONDS:
                     model(inputs)  # the others have emptied the caches
-                for call in range(max(1, round(SAMPLE_SECONDS / seconds_of[name]))):
-                    before = timer()
-                    model(inputs)
-                    ms = (timer() - before) * 1e3
+                for call in range(max(1, round(SAMPLE_SECONDS / took[name]))):
+                    ms = 1e3 * _seconds(model, inputs)
                     rows.append((name, len(inputs), threads, number, call, ms))
             over = seconds is not None and timer() - start > seconds
             if over and number + 1 >= ENOUGH_ROUNDS:
@@ -103,8 +87,7 @@ def latency(
 def fixed_threads(threads: int) -> Iterator[None]:
     """Set torch's intra-op threads for a ``with`` block; what was set before comes back.
 
-    Pack weights under the thread count they will be used with: oneDNN chooses their order by it,
-    and rearranges them at every call that it does not suit.
+    Pack weights under the thread count they will be used with: oneDNN chooses their order by it.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -117,26 +100,15 @@ def fixed_threads(threads: int) -> Iterator[None]:
 def verify(models: dict[str, Model], inputs: Tensor, reference: Tensor) -> pd.DataFrame:
     """Compare every model's logits with the float32 reference, before any is timed.
 
-    Parameters
-    ----------
-    models : dict of str to callable
-        Names that begin with ``int8`` may differ by rounding, all others hardly.
-    inputs, reference : Tensor
-        One batch, and the logits it should give.
-
-    Returns
-    -------
-    DataFrame
-        variant, error (norm of the difference relative to that of the reference), limit, ok,
-        problem (in words, or empty).
+    Names that begin with ``int8`` may differ by rounding, all others hardly. Returns variant, error
+    (norm of the difference relative to that of the reference), limit, ok, problem (or empty).
     """
     rows = []
     with torch.inference_mode():
         for name, model in models.items():
             limit = LIMITS["int8" if name.startswith("int8") else "float32"]
             try:
-                logits = model(inputs)
-                error = ((logits - reference).norm() / reference.norm()).item()
+                error = ((model(inputs) - reference).norm() / reference.norm()).item()
                 problem = f"its logits differ from float32 by {error:.2g} of their norm"
             except Exception as reason:  # a variant that cannot run is left out, and says why
                 error, problem = float("nan"), f"{type(reason).__name__}: {reason}"
@@ -152,65 +124,33 @@ def rounds_of(samples: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarize(samples: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Condense the samples of :func:`latency` to a row per variant, batch and thread count.
+    """Condense the samples of :func:`latency` to one row per variant, batch and thread count.
 
-    Parameters
-    ----------
-    samples : DataFrame
-    baseline : str
-        The variant that ``speedup`` compares with.
-
-    Returns
-    -------
-    DataFrame
-        variant, batch, threads; median_ms, p90_ms, p99_ms (of all calls; None where there are fewer
-        than 20 or 100 calls); images_per_second; speedup (median over rounds of baseline time / own
-        time), speedup_low and speedup_high (its :func:`interval`), always_faster (in every round);
-        spread (of the rounds: 80 % of them lie within so wide a band, relative to their median);
-        rounds (how many).
-
-    Raises
-    ------
-    ValueError
-        If ``baseline`` was not timed at every setting, or there are fewer than two rounds.
+    Returns variant, batch, threads; median_ms, p90_ms, p99_ms (of all calls; None of fewer than 20
+    or 100 calls); images_per_second; speedup (median over rounds of the baseline's time / own
+    time), speedup_low, speedup_high (its :func:`interval`), always_faster (in every round); spread
+    (of the middle 80 % of the rounds, relative to their median); rounds (how many). Raises
+    ValueError if ``baseline`` was not timed at every setting, or there are fewer than two rounds.
     """
-    if baseline not in set(samples["variant"]):
-        raise ValueError(f"baseline {baseline!r} was not timed; have {set(samples['variant'])}")
     if samples["round"].nunique() < 2:
         raise ValueError("one round has no spread: time at least two rounds")
     rows = []
-    every = rounds_of(samples)
     for (batch, threads), group in samples.groupby(["batch", "threads"], sort=False):
-        here = every[(every["batch"] == batch) & (every["threads"] == threads)]
-        table = here.pivot_table(index="round", columns="variant", values="ms", sort=False)
-        if baseline not in table:
-            where = f"batch {batch}, {threads} threads"
-            raise ValueError(f"baseline {baseline!r} was not timed at {where}")
-        for variant in table.columns:
+        table = _by_round(group, baseline)
+        for variant, own in table.items():
             ms = group.loc[group["variant"] == variant, "ms"]
-            ratio = (table[baseline] / table[variant]).to_numpy()
-            low, high = interval(ratio)
-            p10, p50, p90 = table[variant].quantile([0.1, 0.5, 0.9])
-            rows.append(
-                {
-                    "variant": variant,
-                    "batch": batch,
-                    "threads": threads,
-                    "median_ms": ms.median(),
-                    "p90_ms": _percentile(ms, 0.9),
-                    "p99_ms": _percentile(ms, 0.99),
-                    "images_per_second": batch / ms.median() * 1e3,
-                    "speedup": float(np.median(ratio)),
-                    "speedup_low": low,
-                    "speedup_high": high,
-                    "always_faster": bool((ratio > 1).all()),
-                    "spread": (p90 - p10) / p50,
-                    "rounds": len(ratio),
-                }
-            )
+            p10, p50, p90 = own.quantile([0.1, 0.5, 0.9])
+            ratio, low, high = _median(table[baseline] / own)
+            row = {"variant": variant, "batch": batch, "threads": threads, "median_ms": ms.median()}
+            for share, calls in ENOUGH_CALLS.items():
+                row[f"p{100 * share:.0f}_ms"] = ms.quantile(share) if len(ms) >= calls else np.nan
+            row |= {"images_per_second": batch / ms.median() * 1e3, "speedup": ratio}
+            row |= {"speedup_low": low, "speedup_high": high}
+            row["always_faster"] = bool((table[baseline] > own).all())
+            rows.append(row | {"spread": (p90 - p10) / p50, "rounds": len(own)})
     table = pd.DataFrame(rows)
-    for column in ("p90_ms", "p99_ms"):  # JSON has None, not NaN
-        table[column] = table[column].astype(object).where(table[column].notna(), None)
+    few = ["p90_ms", "p99_ms"]  # JSON has None, not NaN
+    table[few] = table[few].astype(object).where(table[few].notna(), None)
     return table
 
 
@@ -220,58 +160,37 @@ def verdicts(samples: pd.DataFrame) -> pd.DataFrame:
     Which variants are the fastest is decided on the even rounds, and everything else is taken from
     the odd ones: a variant that was chosen because it was lucky is not lucky again.
 
-    Returns
-    -------
-    DataFrame
-        A row for each batch and thread count: batch, threads; int8, fastest_float (variant names);
-        int8_ms, eager_ms, fastest_float_ms (medians); against_eager and against_fastest (how many
-        times faster int8 is, below 1 if it is slower), each with its :func:`interval` in columns
-        ending in ``_low`` and ``_high``; rounds (those it is taken from).
-
-    Raises
-    ------
-    ValueError
-        If a setting lacks ``float_eager`` or any int8 variant, or has fewer than four rounds.
+    Returns one row per batch and thread count: batch, threads; int8, fastest_float (variant names);
+    int8_ms, eager_ms, fastest_float_ms (medians); against_eager, against_fastest (how many times
+    faster int8 is), each with its :func:`interval` (``_low``, ``_high``); rounds. Raises ValueError
+    if a setting lacks ``float_eager`` or int8, or has fewer than four rounds.
     """
     if samples["round"].nunique() < 4:
         raise ValueError("verdicts need four rounds: two to choose by, two to compare")
     rows = []
     for (batch, threads), group in samples.groupby(["batch", "threads"], sort=False):
         choosing, rest = (group[group["round"] % 2 == half] for half in (0, 1))
-        medians = choosing.groupby("variant")["ms"].median()
-        of = {kind: medians[medians.index.str.startswith(kind)] for kind in ("float", "int8")}
-        if of["int8"].empty:
+        chosen, medians = (part.groupby("variant")["ms"].median() for part in (choosing, rest))
+        if chosen.filter(like="int8").empty:
             raise ValueError(f"no int8 variant was timed at batch {batch}, {threads} threads")
-        int8, fastest = of["int8"].idxmin(), of["float"].idxmin()
-        naive = summarize(rest, "float_eager").set_index("variant")
+        int8, fastest = (chosen.filter(like=kind).idxmin() for kind in ("int8", "float"))
+        table = _by_round(rest, "float_eager")
         row = {"batch": batch, "threads": threads, "int8": int8, "fastest_float": fastest}
-        named = {"int8": int8, "eager": "float_eager", "fastest_float": fastest}
-        row |= {f"{key}_ms": naive.loc[name, "median_ms"] for key, name in named.items()}
-        best = summarize(rest, fastest).set_index("variant")
-        for key, table in {"against_eager": naive, "against_fastest": best}.items():
-            ends = {end: table.loc[int8, f"speedup{end}"] for end in ("", "_low", "_high")}
-            row |= {f"{key}{end}": value for end, value in ends.items()}
-        rows.append(row | {"rounds": rest["round"].nunique()})
+        row |= {"int8_ms": medians[int8], "eager_ms": medians["float_eager"]}
+        row["fastest_float_ms"] = medians[fastest]
+        for key, slow in {"against_eager": "float_eager", "against_fastest": fastest}.items():
+            ends = _median(table[slow] / table[int8])
+            row |= dict(zip((key, f"{key}_low", f"{key}_high"), ends, strict=True))
+        rows.append(row | {"rounds": len(table)})
     return pd.DataFrame(rows)
 
 
 def interval(ratios: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of a median, or the range of too few rounds.
+    """Return the 95 % bootstrap interval of a median, or the range of fewer than 20 rounds.
 
-    Rounds are resampled, and processes before them if there are several (a bootstrap of two stages,
-    Davison and Hinkley: Bootstrap Methods and their Application, 1997, section 3.8). With three or
-    five processes it is rather too narrow: so few hardly show how far processes differ.
-
-    Parameters
-    ----------
-    ratios : ndarray
-        Shape (rounds,) or (processes, rounds).
-
-    Returns
-    -------
-    float, float
-        Of the mean of the processes' medians; with fewer than 20 rounds the lowest and the highest
-        ratio, see :func:`interval_name`.
+    Of shape (processes, rounds), processes are resampled before rounds, for the mean of their
+    medians (Davison and Hinkley: Bootstrap Methods and their Application, 1997, section 3.8); with
+    three or five processes it is rather too narrow.
     """
     ratios = np.atleast_2d(ratios)
     processes, rounds = ratios.shape
@@ -285,27 +204,13 @@ def interval(ratios: np.ndarray) -> tuple[float, float]:
 
 
 def paired(samples: pd.DataFrame, slow: str, fast: str) -> tuple[float, float, float]:
-    """Return how many times faster one variant is than another, round by round.
-
-    Parameters
-    ----------
-    samples : DataFrame
-        Of :func:`latency`, at one batch and thread count.
-    slow, fast : str
-        Variants.
-
-    Returns
-    -------
-    float, float, float
-        The median ratio of their times, and its :func:`interval`.
-    """
-    ms = rounds_of(samples).pivot_table(index="round", columns="variant", values="ms")
-    ratio = (ms[slow] / ms[fast]).to_numpy()
-    return float(np.median(ratio)), *interval(ratio)
+    """Return how many times faster a variant is at one setting, over rounds; and the interval."""
+    table = _by_round(samples, slow)
+    return _median(table[slow] / table[fast])
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """Return :func:`verdicts` or :func:`headline` with each ratio and its ends in one column."""
+    """Return :func:`verdicts` or a headline with each ratio and its ends in one column."""
     shown = table[["threads", "batch", "int8", "fastest_float"]].copy()
     for key in ("against_eager", "against_fastest"):
         ends = table[[key, f"{key}_low", f"{key}_high"]].itertuples(index=False)
@@ -332,10 +237,6 @@ def busy(summary: pd.DataFrame) -> str:
     )
 
 
-def _percentile(ms: pd.Series, share: float) -> float:
-    return ms.quantile(share) if len(ms) >= ENOUGH_CALLS[share] else np.nan
-
-
 @contextmanager
 def steady(threads: int) -> Iterator[None]:
     """Hold the thread count, inference mode, and no garbage collection in between."""
@@ -356,9 +257,27 @@ def warm_up(model: Model, inputs: Tensor) -> float:
     while True:
         took = []
         while len(took) < 3 and sum(took) < SAMPLE_SECONDS:
-            before = timer()
-            model(inputs)
-            took.append(timer() - before)
+            took.append(_seconds(model, inputs))
         if min(took) > 0.97 * best or timer() > end:
             return min(best, *took)
         best = min(took)
+
+
+def _seconds(model: Model, inputs: Tensor) -> float:
+    before = timer()
+    model(inputs)
+    return timer() - before
+
+
+def _by_round(samples: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Return the milliseconds of each round, one column per variant."""
+    table = rounds_of(samples).pivot_table("ms", "round", "variant", sort=False)
+    if baseline not in table:
+        where = f"batch {samples['batch'].iloc[0]}, {samples['threads'].iloc[0]} threads"
+        have = ", ".join(table.columns)
+        raise ValueError(f"baseline {baseline!r} was not timed at {where}; have {have}")
+    return table
+
+
+def _median(ratios: pd.Series) -> tuple[float, float, float]:
+    return float(ratios.median()), *interval(ratios.to_numpy())

@@ -1,122 +1,126 @@
-"""Figures of notebook 01."""
+"""Figures of notebook 01; notebook 03 draws its blocks with the same function."""
 
 from matplotlib.colors import ListedColormap, LogNorm, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
-from numpy import ma, ndarray, ndenumerate
+from matplotlib.patches import FancyBboxPatch, Rectangle
+from numpy import cumsum, ma, ndarray, ndenumerate, searchsorted
 from pandas import DataFrame
 
 from utils.figures.style import ACCENT, DPI, FLOAT, GREY, INT8, figure, label
 
+_BLOCKS = {  # title, and the middle of each box
+    "float": (
+        "A residual block, float32",
+        {"conv1": 8, "bn1": 21, "relu": 34, "conv2": 47, "bn2": 60, "+": 73, "relu ": 86},
+    ),
+    "ready": (
+        "The same block, ready for quantization",
+        {"conv1": 8, "bn1": 21, "relu": 34, "conv2": 47, "bn2": 60, "add_relu": 79.5},
+    ),
+    "int8": (
+        "The block in int8",
+        {"ConvReLU2d": 21, "Conv2d": 53.5, "add_relu": 79.5},
+    ),
+}
+_OBSERVED = (0.5, 40, 68, 93)  # the input, relu, bn2 and add_relu
 
-def layer_shares(tables: dict[str, DataFrame]) -> tuple[Figure, str]:
-    """Draw where a network's parameters, multiply-accumulates and activations sit.
+
+def residual_block(kind: str = "float") -> tuple[Figure, str]:
+    """Draw a basic block with its shortcut.
 
     Parameters
     ----------
-    tables : dict of str to DataFrame
-        Input size to a table with a row a layer: columns layer (str, the same layers in each
-        table), parameters, macs and activation_bytes (numbers). At most two tables.
+    kind : {"float", "ready", "int8"}
+        As it is; with its addition as a module and with observers; fused and converted.
 
     Returns
     -------
     Figure, str
         The figure and its alt text.
     """
-    panels = {
-        "parameters": ("Parameters", 1e6, "M"),
-        "macs": ("Multiply-accumulates", 1e6, "M"),
-        "activation_bytes": ("Activations, float32", 1e6, "MB"),
-    }
-    looks = ({"color": ACCENT}, {"color": "white", "edgecolor": "black", "hatch": "//////"})
-    fig, axes = figure(1, 3, size=(10, 6.4), sharey=True)
-    height = 0.8 / len(tables)
-    said = []
-    for ax, (column, (title, unit, symbol)) in zip(axes, panels.items(), strict=True):
-        for number, (size, table) in enumerate(tables.items()):
-            total = table[column].sum()
-            shares = 100 * table[column] / total
-            places = [row + (number - (len(tables) - 1) / 2) * height for row in range(len(table))]
-            text = f"{size}: {total / unit:,.4g} {symbol} in all"
-            ax.barh(places, shares, height, label=text, **looks[number])
-            stages = shares.groupby(table["layer"].str.split(".").str[0], sort=False).sum()
-            listed = ", ".join(f"{stage} {share:.0f} %" for stage, share in stages.items())
-            said.append(f"{title} at {size}: {listed}")
-        label(ax, title, "share of the total (%)")
-        ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.06), frameon=False)
-    layers = next(iter(tables.values()))["layer"]
-    axes[0].set_yticks(range(len(layers)), layers, fontsize=8)
-    axes[0].set_ylabel("layer, in the order of execution")
-    axes[0].set_ylim(len(layers) - 0.4, -0.6)
-    return fig, f"Bars of the shares of {len(layers)} layers. " + "; ".join(said) + "."
+    name, middles = _BLOCKS[kind]
+    color, corners = (INT8, "square,pad=0") if kind == "int8" else (FLOAT, "round,pad=0")
+    fig, ax = figure(size=(9, 2.3))
+    ax.set(xlim=(-2, 100), ylim=(-11, 6))
+    ax.set_axis_off()
+    label(ax, name)
+    line = {"color": color, "linewidth": 2}
+    head = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "mutation_scale": 12, **line}
+    sizes = {"+": 5, "add_relu": 14, "ConvReLU2d": 35, "Conv2d": 22}
+    halves = [sizes.get(text, 9) / 2 for text in middles]
+    starts = [-1, *(x + half for x, half in zip(middles.values(), halves, strict=True))]
+    ends = [*(x - half for x, half in zip(middles.values(), halves, strict=True)), 99]
+    for start, end in zip(starts, ends, strict=True):
+        ax.annotate("", (end, 0), (start, 0), arrowprops=head)
+    for (text, x), half in zip(middles.items(), halves, strict=True):
+        box = FancyBboxPatch((x - half, -3), 2 * half, 6, boxstyle=corners, linewidth=1.6)
+        ax.add_patch(box).set(facecolor=to_rgba(color, 0.16), edgecolor=color)
+        ax.text(x, 0, text.strip(), ha="center", va="center", fontsize=11)
+    plus = middles.get("+", middles.get("add_relu"))
+    ax.plot([2, 2, plus], [0, -8, -8], **line)
+    ax.annotate("", (plus, -3), (plus, -8), arrowprops=head)
+    look = {"facecolor": "white", "edgecolor": color, "linestyle": ":"}
+    text = f"shortcut; {'conv 1×1' if kind == 'int8' else 'conv 1×1 and bn'} where shapes differ"
+    ax.text(plus / 2, -8, text, fontsize=9, ha="center", va="center", bbox=look)
+    ax.text(-1, 2.5, "x", style="italic", fontsize=11)
+    said = f"{name}: {', '.join(text.strip() for text in middles)}; a shortcut leads from the input"
+    said += " to the addition."
+    if kind == "ready":
+        ax.plot(_OBSERVED, [0] * 4, "D", color=ACCENT, markersize=7, label="observer")
+        ax.legend(frameon=False, loc="lower right")
+        said += " Observers sit at the input and behind relu, bn2 and add_relu."
+    return fig, said
 
 
-def receptive_field(
-    fields: DataFrame, gradient: ndarray, box: tuple[int, int], sizes: tuple[int, ...]
-) -> tuple[Figure, str]:
-    """Draw the receptive field by layer, and the gradient that proves the last one.
+def receptive_field(gradient: ndarray, box: tuple[int, int]) -> tuple[Figure, str]:
+    """Draw which pixels one output depends on, and how strongly.
 
     Parameters
     ----------
-    fields : DataFrame
-        Columns layer (str) and field (int, pixels), in the order of execution.
     gradient : ndarray
         Shape (H, W): absolute derivative of one output with respect to each input pixel.
     box : (int, int)
         First and last pixel that the formula says this output sees, in both directions.
-    sizes : tuple of int
-        Image widths to compare with, in pixels.
 
     Returns
     -------
     Figure, str
         The figure and its alt text.
     """
-    fig, (left, right) = figure(1, 2, size=(10, 4.4), width_ratios=(1.25, 1))
-    places = range(len(fields))
-    left.step(places, fields["field"], where="mid", color=FLOAT)
-    left.plot(places, fields["field"], "o", color=FLOAT, markersize=4)
-    for size in sizes:
-        left.axhline(size, color=GREY, linestyle="--", linewidth=1)
-        above = size > fields["field"].median()  # write where the curve is not
-        place, side = (0, "left") if above else (len(fields) - 1, "right")
-        text = f"{size}-pixel image"
-        left.text(place, size * 1.06, text, color="#555555", fontsize=9, ha=side)
-    left.set_yscale("log")
-    ticks = [5, 10, 20, 50, 100, 200, 500]
-    left.set_yticks(ticks, [str(tick) for tick in ticks])
-    left.minorticks_off()
-    left.set_xticks(places, fields["layer"], rotation=90, fontsize=8)
-    label(left, "By the formula", "", "receptive field (pixels)")
-    scale = LogNorm(gradient[gradient > 0].min(), gradient.max())
-    drawn = right.imshow(ma.masked_equal(gradient, 0), norm=scale, cmap="Blues")
+    fig, (left, right) = figure(1, 2, size=(10, 4), width_ratios=(1, 1.2))
     first, last = box
     width = last - first + 1
+    norm = LogNorm(gradient[gradient > 0].min(), gradient.max())
+    drawn = left.imshow(ma.masked_equal(gradient, 0), norm=norm, cmap="Greys")
     corner = (first - 0.5, first - 0.5)
-    right.add_patch(Rectangle(corner, width, width, fill=False, edgecolor=ACCENT, linewidth=2))
-    note = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-    text = f"formula: {width} pixels wide"
-    right.text(first + 12, last - 14, text, color=ACCENT, fontsize=9, bbox=note)
-    label(right, "By the gradient of one output", "column (pixel)", "row (pixel)")
-    fig.colorbar(drawn, ax=right, label="|gradient| (logarithmic)", shrink=0.85)
-    alt = (
-        f"Left: the receptive field grows from {fields['field'].iloc[0]} to "
-        f"{fields['field'].iloc[-1]} pixels over {len(fields)} layers; dashed lines mark images of "
-        f"{' and '.join(map(str, sizes))} pixels. Right: the gradient of one output fills a square "
-        f"of {width} pixels, the one that the formula gives, and is strongest in its middle."
+    left.add_patch(Rectangle(corner, width, width, fill=False, edgecolor=ACCENT, linewidth=2))
+    label(left, f"Reached: {width} pixels, as computed", "column (pixel)", "row (pixel)")
+    fig.colorbar(drawn, ax=left, label="|gradient| (logarithmic)", shrink=0.85)
+    strength = 100 * gradient.sum(0) / gradient.sum()
+    low, high = searchsorted(cumsum(strength), (5, 95))
+    right.axvspan(low, high, color="#E5E5E5")
+    right.plot(strength, color="black", linewidth=1)
+    for edge in box:
+        right.axvline(edge, color=ACCENT, linewidth=2)
+    right.set_ylim(bottom=0)
+    title = f"Linear scale: 90 % in {high - low + 1} columns (shaded)"
+    label(right, title, "column (pixel)", "share of the gradient (%)")
+    return fig, (
+        f"Left: the gradient of one output fills a square of {width} pixels, on a logarithmic "
+        f"scale. Right: its share in each column of pixels, on a linear scale: {high - low + 1} "
+        f"columns in the middle hold 90 % of it."
     )
-    return fig, alt
 
 
 def padding_taps(counts: dict[str, ndarray], stages: DataFrame) -> tuple[Figure, str]:
-    """Draw which taps of a kernel meet data, and what share of the parameters that leaves idle.
+    """Draw which taps of four kernels meet data, and how many weights that leaves idle.
 
     Parameters
     ----------
     counts : dict of str to ndarray
         Layer to an array (k, k): how many output positions meet a pixel through this tap.
     stages : DataFrame
-        Columns stage (str), used and idle (numbers of parameters).
+        Index: stage; columns used and idle (numbers of weights).
 
     Returns
     -------
@@ -127,144 +131,28 @@ def padding_taps(counts: dict[str, ndarray], stages: DataFrame) -> tuple[Figure,
     grid = fig.add_gridspec(2, 4, width_ratios=(1, 1, 0.2, 3.2))
     for place, (name, count) in enumerate(counts.items()):
         ax = fig.add_subplot(grid[divmod(place, 2)])
-        ax.imshow(count > 0, cmap=ListedColormap(["white", FLOAT]), vmin=0, vmax=1)
+        ax.imshow(count > 0, cmap=ListedColormap(["white", ACCENT]), vmin=0, vmax=1)
         for (row, column), met in ndenumerate(count):
-            text, colour = ("data", "white") if met else ("0", GREY)
-            ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
-        size = len(count)
-        ax.set_xticks([i - 0.5 for i in range(1, size)], [])
-        ax.set_yticks([i - 0.5 for i in range(1, size)], [])
+            text, color = ("data", "white") if met else ("padding", "#555555")
+            ax.text(column, row, text, ha="center", va="center", color=color, fontsize=7)
+        between = [i - 0.5 for i in range(1, len(count))]
+        ax.set_xticks(between, [])
+        ax.set_yticks(between, [])
         ax.grid(color=GREY)
         ax.tick_params(length=0)
         ax.set_title(name, fontsize=9)
     ax = fig.add_subplot(grid[:, 3])
     ax.spines[["top", "right"]].set_visible(False)
     used, idle = stages["used"] / 1e6, stages["idle"] / 1e6
-    ax.barh(stages["stage"], used, color=FLOAT, label="meet data")
+    ax.barh(stages.index, used, color=ACCENT, label="meet data")
     look = {"color": "white", "edgecolor": GREY, "hatch": "xxxx"}
-    ax.barh(stages["stage"], idle, left=used, label="only ever meet padding zeros", **look)
+    ax.barh(stages.index, idle, left=used, label="meet only padding", **look)
     ax.invert_yaxis()
     ax.legend(frameon=False, loc="upper right")
     label(ax, "Weights, by stage", "weights (millions)")
     share = idle.sum() / (used.sum() + idle.sum())
-    alt = (
-        f"Left: the kernels of {', '.join(counts)}; "
-        + ", ".join(f"{(c > 0).sum()}" for c in counts.values())
-        + f" of {next(iter(counts.values())).size} taps meet data. Right: bars of the weights of "
-        f"each stage; {share:.0%} of all weights only ever meet padding zeros."
+    taps = ", ".join(f"{name}: {(c > 0).sum()} of {c.size}" for name, c in counts.items())
+    return fig, (
+        f"Left: taps that meet data, {taps}; the others meet only padding. Right: bars of the "
+        f"weights of each stage; {share:.0%} of all weights meet only padding."
     )
-    return fig, alt
-
-
-def residual_block(qparams: dict[str, tuple[float, int]]) -> tuple[Figure, str]:
-    """Draw a basic block as it is, as quantization needs it, and as it runs in int8.
-
-    Parameters
-    ----------
-    qparams : dict of str to (float, int)
-        Scale and zero point of ``input``, ``conv1``, ``conv2`` and ``add_relu`` in int8.
-
-    Returns
-    -------
-    Figure, str
-        The figure and its alt text.
-    """
-    fig, ax = figure(size=(10, 7.6))
-    ax.set(xlim=(-0.5, 100.5), ylim=(-2.5, 73.5), aspect="equal")
-    ax.set_axis_off()
-
-    def box(left, right, y, text, colour=FLOAT, dash="-", small=None):
-        corners = "square,pad=0" if colour == INT8 else "round,pad=0,rounding_size=1.2"
-        patch = FancyBboxPatch(
-            (left, y - 3.5), right - left, 7, boxstyle=corners, facecolor=to_rgba(colour, 0.16)
-        )
-        patch.set(edgecolor=colour, linewidth=2.6 if colour == INT8 else 1.6, linestyle=dash)
-        ax.add_patch(patch)
-        middle = (left + right) / 2
-        ax.text(middle, y + (1 if small else 0), text, ha="center", va="center", fontsize=10)
-        if small:
-            ax.text(middle, y - 1.7, small, ha="center", va="center", fontsize=8, color="#444444")
-
-    def arrow(start, end, colour=FLOAT):
-        style = {"arrowstyle": "-|>", "color": colour, "shrinkA": 0, "shrinkB": 0}
-        ax.annotate("", end, start, arrowprops=style | {"linewidth": 2, "mutation_scale": 12})
-
-    def shortcut(y, end, top, colour=FLOAT, text="conv 1×1 + bn"):
-        ax.plot([5, 5, end], [y, y - 7.5, y - 7.5], color=colour, linewidth=2)
-        ax.plot(5, y, "o", color=colour, markersize=5)
-        arrow((end, y - 7.6), (end, top), colour)
-        ax.text(7, y - 6.9, "shortcut", fontsize=9, color="#444444", va="bottom")
-        style = {"facecolor": "white", "edgecolor": colour, "linestyle": ":", "linewidth": 1.4}
-        text = f"{text}, where shapes differ"
-        ax.text(45, y - 7.5, text, fontsize=8, ha="center", va="center", bbox=style)
-
-    def chain(y, spans, colour=FLOAT):
-        ends, starts = [0, *(s[1] for s in spans)], [*(s[0] for s in spans), 98]
-        for left, right in zip(ends, starts, strict=True):
-            arrow((left, y), (right, y), colour)
-        ax.text(0, y + 1, "x", fontsize=11, style="italic")
-
-    def title(y, text, rest):
-        ax.text(0, y + 10.2, text, fontsize=11, weight="bold", va="bottom")
-        ax.text(100, y + 10.2, rest, fontsize=9, va="bottom", ha="right", color="#444444")
-
-    convs = {"conv1": (10, 20), "bn1": (24, 31), "relu": (35, 43), "conv2": (49, 59)}
-    convs |= {"bn2": (63, 70)}
-    y = 59
-    title(y, "1  The float block", "float32 throughout")
-    chain(y, [*convs.values(), (76, 80), (85, 93)])
-    for name, span in (convs | {"relu ": (85, 93)}).items():
-        colour = ACCENT if "relu" in name else FLOAT
-        box(*span, y, name.strip(), colour, "--" if "relu" in name else "-")
-    ax.plot([39, 39, 89, 89], [y + 4, y + 7, y + 7, y + 4], "--", color=ACCENT, linewidth=1.2)
-    ax.text(63, y + 7.5, "one module, called twice", color=ACCENT, fontsize=9, ha="center")
-    ax.add_patch(Circle((78, y), 2, facecolor="white", edgecolor=ACCENT, linewidth=1.6))
-    ax.text(78, y, "+", ha="center", va="center", fontsize=13, color=ACCENT)
-    ax.text(80.5, y - 4.2, "no module:\nnothing to observe", color=ACCENT, fontsize=9, va="top")
-    shortcut(y, 78, y - 2)
-
-    y = 36
-    title(y, "2  Ready for quantization", "still float32, the same outputs bit for bit")
-    for left, right, top in ((8.5, 44.5, "fuse"), (47.5, 71.5, "fuse")):
-        group = FancyBboxPatch((left, y - 5), right - left, 10, boxstyle="round,pad=0")
-        group.set(facecolor="none", edgecolor=GREY, linestyle="--", linewidth=1.2)
-        ax.add_patch(group)
-        ax.text((left + right) / 2, y + 5.5, top, fontsize=9, ha="center", color="#444444")
-    chain(y, [*convs.values(), (76, 93)])
-    for name, span in convs.items():
-        box(*span, y, name)
-    box(76, 93, y, "add_relu", small="FloatFunctional")
-    for x in (2.4, 46, 73, 95):
-        ax.plot(x, y, "D", color=ACCENT, markersize=7)
-    shortcut(y, 84.5, y - 3.5)
-
-    y = 13
-    title(y, "3  Fused and converted", "integers throughout: the shortcut carries them too")
-    chain(y, [(10, 43), (49, 70), (76, 93)], INT8)
-    box(10, 43, y, "ConvReLU2d", INT8, small="int8 weights, int32 sums")
-    box(49, 70, y, "Conv2d", INT8, small="int8 weights, int32 sums")
-    box(76, 93, y, "add_relu", INT8, small="QFunctional")
-    for x, name in zip((5, 46, 73, 96), ("input", "conv1", "conv2", "add_relu"), strict=True):
-        scale, zero = qparams[name]
-        text = f"$S$ = {scale:#.3g}\n$Z$ = {zero}"
-        ax.text(x, y + 4.4, text, ha="center", va="bottom", fontsize=8.5)
-    shortcut(y, 84.5, y - 3.5, INT8, "conv 1×1")
-
-    box(1, 5, 0.8, "")
-    ax.patches[-1].set_bounds(1, -0.4, 4, 2.4)
-    ax.text(6, 0.8, "float32, 4 bytes a value", va="center", fontsize=9)
-    box(32, 36, 0.8, "", INT8)
-    ax.patches[-1].set_bounds(32, -0.4, 4, 2.4)
-    ax.text(37, 0.8, "8-bit integers, 1 byte a value", va="center", fontsize=9)
-    ax.plot(67, 0.8, "D", color=ACCENT, markersize=7)
-    ax.text(69, 0.8, "observer: gives scale $S$, zero point $Z$", va="center", fontsize=9)
-    values = "; ".join(f"{n} S = {s:.3g}, Z = {z}" for n, (s, z) in qparams.items())
-    alt = (
-        "Three drawings of a basic block with its shortcut. 1: float32, conv1, bn1, relu, conv2, "
-        "bn2, a plain plus, and the same relu module again. 2: still float32, but relu serves once "
-        "and the addition is a FloatFunctional module add_relu; observers sit on the input and "
-        "behind relu, bn2 and add_relu; conv1, bn1 and relu form one group to fuse, conv2 and bn2 "
-        "another. 3: int8, three boxes ConvReLU2d, Conv2d and add_relu joined by 8-bit integers, "
-        f"the shortcut included, each with its scale and zero point: {values}."
-    )
-    return fig, alt

@@ -1,296 +1,60 @@
-"""Figures of notebook 04."""
+"""Figures of notebook 04: latencies, a waterfall of steps, a roofline, a map of ratios."""
 
 import textwrap
+from itertools import pairwise
 
-from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb, to_rgba
+from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
-from numpy import clip, geomspace, linspace, ma, minimum, ndarray, ndenumerate, percentile
-from pandas import DataFrame
+from numpy import geomspace, ma, minimum, ndenumerate
+from pandas import DataFrame, to_numeric
 
-from utils.figures.style import (
-    ACCENT,
-    FLOAT,
-    GREY,
-    INT8,
-    STYLE,
-    beside,
-    figure,
-    fill,
-    label,
-    legend_below,
-    look,
-    name_of,
-    plain_log,
-    short,
-    threads_text,
-)
+from utils.figures import charts, style
+from utils.figures.style import FLOAT, INT8, figure, label, legend_below, plain_log, short
+
+FLOAT_TO_INT8 = LinearSegmentedColormap.from_list("float to int8", [FLOAT, "white", INT8])
+STEPS = {
+    "float32 at the start": {"facecolor": FLOAT},
+    "a faster step": {"facecolor": "#D9D9D9"},
+    "a slower step": {"facecolor": "white", "hatch": "xxx"},
+    "int8": {"facecolor": INT8, "hatch": "///"},
+}
 
 
-def latency_rounds(samples) -> tuple[Figure, str]:
-    """Draw the median call of every round of an interleaved timing, a panel for each batch size.
-
-    Parameters
-    ----------
-    samples : DataFrame
-        As :func:`utils.timing.latency` returns it; without a column ``call`` each row is a
-        round. The float32 variants' names start "float".
-    """
-    batches = samples["batch"].unique()
-    fig, axes = figure(1, len(batches), size=(9, 3.4), squeeze=False)
-    medians = []
-    for ax, batch in zip(axes[0], batches, strict=True):
-        here = samples[samples["batch"] == batch]
-        rounds = here.groupby(["variant", "round"], sort=False)["ms"].median()
-        for variant in here["variant"].unique():
-            ms = rounds[variant]
-            ax.plot(ms.index, ms, linewidth=0.8, label=variant, **look(variant))
-            medians.append(f"{variant} {ms.median():.2f} ms at batch {batch}")
-        ax.set_ylim(bottom=0, top=1.3 * rounds.max())
-        ax.legend(frameon=False, ncols=2, loc="upper center", fontsize=9)
-        label(ax, f"Batch {batch}, one thread", "round", "latency (ms)")
-    return fig, f"Latency of every round, a line a variant. Medians: {', '.join(medians)}."
+def latency_rounds(samples: DataFrame) -> tuple[Figure, str]:
+    """Draw the median call of every round of :func:`utils.timing.latency`, one panel per batch."""
+    rounds = samples.groupby(["batch", "variant", "round"], sort=False)["ms"].median()
+    rounds = rounds.rename("mean").reset_index()
+    tables = {f"latency (ms), batch {b}": t for b, t in rounds.groupby("batch", sort=False)}
+    looks = {name: style.look(name) for name in rounds["variant"].unique()}
+    title = "Latency of every round, one thread"
+    return charts.lines(tables, "variant", "round", title, "round", base=None, looks=looks)
 
 
-def first_calls(ms: dict[str, list[float]]) -> tuple[Figure, str]:
-    """Draw the latency of the first calls after a model was loaded, a line a variant.
-
-    Parameters
-    ----------
-    ms : dict of str to list of float
-        Variant to the milliseconds of its calls, in order.
-
-    Returns
-    -------
-    Figure, str
-        The figure and its alt text.
-    """
-    fig, ax = figure(size=(9, 4))
+def latencies(summary: DataFrame, threads: int = 1) -> tuple[Figure, str]:
+    """Draw medians and 90th percentiles of :func:`utils.timing.summarize`, one panel per batch."""
+    here = summary[summary["threads"] == threads]
+    variants, panels = list(here["variant"].unique()), list(here.groupby("batch"))
+    size = (10, 0.3 * len(variants) + 1.2)
+    fig, axes = figure(1, len(panels), size=size, sharey=True, squeeze=False)
     said = []
-    for variant, calls in ms.items():
-        ax.plot(range(1, len(calls) + 1), calls, label=name_of(variant), **look(variant))
-        said.append(f"{name_of(variant)}: {short(calls[0])} ms, then {short(calls[-1])} ms")
-    low, high = (end(end(calls) for calls in ms.values()) for end in (min, max))
-    log = high > 10 * low
-    if log:
-        ax.set_yscale("log")
-        plain_log(ax.yaxis, low, high)
-    else:
-        ax.set_ylim(bottom=0)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.grid(axis="y", alpha=0.3)
-    unit = "latency (ms, log)" if log else "latency (ms)"
-    label(ax, "The first calls after loading", "call", unit)
-    legend_below(fig, 3)
-    return fig, f"Latency of the first and of the last call drawn. {'; '.join(said)}."
-
-
-def one_call_or_many(
-    single: ndarray, low: float, median: float, high: float, name: str = "95 % interval"
-) -> tuple[Figure, str]:
-    """Draw the speed-ups that single pairs of calls would report, and what many rounds say.
-
-    Parameters
-    ----------
-    single : ndarray
-        Shape (pairs,): float32 time / int8 time of one call each.
-    low, median, high : float
-        Median speed-up over the rounds, with the ends of the band around it.
-    name : str
-        What the band is, see :func:`utils.timing.interval_name`.
-
-    Returns
-    -------
-    Figure, str
-        The figure and its alt text.
-    """
-    quarter, last = percentile(single, [25, 75])
-    reach = 3 * (last - quarter)
-    first, last = max(min(single), quarter - reach), min(max(single), last + reach)
-    shown = clip(single, first, last)  # a far outlier would leave no room for the others
-    beyond = int((shown != single).sum())
-    fig, ax = figure(size=(9, 3.8))
-    drawn = f"one pair of calls ({len(single):,} pairs)"
-    ax.hist(shown, bins=linspace(first, last, 41), color=GREY, label=drawn)
-    text = f"median over rounds: {median:.2f}"
-    ax.axvline(median, color="black", linestyle="--", linewidth=2, label=text, zorder=3)
-    band = {"facecolor": to_rgba(ACCENT, 0.35), "edgecolor": ACCENT, "hatch": "////", "zorder": 2}
-    ax.axvspan(low, high, label=f"its {name}: {low:.2f} to {high:.2f}", **band)
-    more = f"; {beyond} beyond the axis, in the outermost bars" if beyond else ""
-    title = "What one pair of calls would report, and what many rounds say"
-    label(ax, title, f"speed-up, float32 / int8 (times{more})", "pairs (count)")
-    legend_below(fig, 3)
-    outside = ((single < low) | (single > high)).mean()
-    return fig, (
-        f"Histogram of the speed-ups of {len(single):,} single pairs of calls, from "
-        f"{min(single):.2f} to {max(single):.2f}. The median over rounds is {median:.2f}, a band "
-        f"shows its {name} from {low:.2f} to {high:.2f}; {outside:.0%} of the single pairs "
-        f"lie outside it."
-    )
-
-
-def memory_bars(table: DataFrame) -> tuple[Figure, str]:
-    """Draw file size and memory of each variant, the libraries' own memory taken off.
-
-    Parameters
-    ----------
-    table : DataFrame
-        As :func:`utils.lab.footprint.memory` returns it: variant, file_mb, before_mb, after_mb,
-        peak_mb; NaN where a variant could not be run.
-
-    Returns
-    -------
-    Figure, str
-        The figure and its alt text.
-    """
-    panels = {
-        "File": table["file_mb"],
-        "Memory that the model keeps": table["after_mb"] - table["before_mb"],
-        "Memory at the peak": table["peak_mb"] - table["before_mb"],
-    }
-    rows, names = range(len(table)), [name_of(variant) for variant in table["variant"]]
-    fig, axes = figure(1, 3, size=(10, 0.34 * len(table) + 1.1), sharey=True)
-    said = []
-    for ax, (title, values) in zip(axes, panels.items(), strict=True):
-        texts = ["none" if value != value else f"{value:.1f}" for value in values]
-        for row, variant, value, text in zip(rows, table["variant"], values, texts, strict=True):
-            if value == value:
-                ax.barh(row, value, **fill(variant))
-            beside(ax, max(0, value) if value == value else 0, row, text, fontsize=9)
-        highest = values.max()
-        ax.set_xlim(right=1.25 * highest if highest > 0 else 1)
-        label(ax, title, "MB")
-        listed = "; ".join(f"{n}: {t}" for n, t in zip(names, texts, strict=True))
-        said.append(f"{title} (MB): {listed}.")
-    axes[0].set_yticks(rows, names)
-    axes[0].set_ylim(len(table) - 0.4, -0.6)
-    return fig, f"Three panels of bars, a row a variant. {' '.join(said)}"
-
-
-def latency_distributions(samples: DataFrame, threads: int) -> tuple[Figure, str]:
-    """Draw how the single calls of each variant spread, a panel for each batch size.
-
-    Whiskers reach to the percentiles for which every variant has enough calls.
-
-    Parameters
-    ----------
-    samples : DataFrame
-        As :func:`utils.timing.latency` returns it. Of more than four batch sizes, four from the
-        smallest to the largest are drawn.
-    threads : int
-        Only the samples with so many threads.
-
-    Returns
-    -------
-    Figure, str
-        The figure and its alt text.
-
-    Raises
-    ------
-    ValueError
-        If there are no such samples.
-    """
-    samples = samples[samples["threads"] == threads]
-    if samples.empty:
-        raise ValueError(f"no samples with {threads} threads")
-    batches = sorted(samples["batch"].unique())
-    if len(batches) > 4:
-        batches = [batches[round(place)] for place in linspace(0, len(batches) - 1, 4)]
-    variants = list(samples["variant"].unique())
-    rows, columns = -(-len(batches) // 2), min(2, len(batches))
-    size = (10, (0.27 * len(variants) + 0.9) * rows)
-    fig, axes = figure(rows, columns, size=size, sharey=True, squeeze=False)
-    taken = [samples[samples["batch"] == batch] for batch in batches]
-    taken = [here.groupby("variant", sort=False)["ms"] for here in taken]
-    ends = [(calls.quantile(0.01).min(), calls.quantile(0.99).max()) for calls in taken]
-    log = any(high > 5 * low for low, high in ends)
-    unit = "latency of a call (ms, log)" if log else "latency of a call (ms)"
-    line = {"color": "white", "linewidth": 1.2}  # with a black rim: seen on every shade
-    line["path_effects"] = [withStroke(linewidth=2.8, foreground="black")]
-    said = []
-    for place, (batch, calls) in enumerate(zip(batches, taken, strict=True)):
-        ax = axes.flat[place]
-        fewest = calls.size().min()
-        ends_at = 1 if fewest >= 100 else 10 if fewest >= 20 else 25
-        whiskers = f"whiskers {ends_at} to {100 - ends_at} %" if ends_at < 25 else "too few calls"
-        whiskers += "" if ends_at < 25 else " for whiskers"
-        for variant, ms in calls:
-            look = {"boxprops": fill(variant), "medianprops": line, "showfliers": False}
-            look |= {"patch_artist": True, "manage_ticks": False, "orientation": "horizontal"}
-            ax.boxplot(
-                ms,
-                whis=(ends_at, 100 - ends_at),
-                positions=[variants.index(variant)],
-                widths=0.7,
-                **look,
-            )
-        if log:
-            ax.set_xscale("log")
-            plain_log(ax.xaxis, *ends[place])
+    for ax, (batch, rows) in zip(axes[0], panels, strict=True):
+        ends = to_numeric(rows["p90_ms"]).fillna(rows["median_ms"])
+        for row, end in zip(rows.itertuples(), ends, strict=True):
+            place, look = variants.index(row.variant), style.look(row.variant)
+            ax.plot([row.median_ms, end], [place] * 2, "-|", color=look["color"], linewidth=2)
+            ax.plot(row.median_ms, place, markersize=7, markeredgecolor="black", **look)
+            style.beside(ax, end, place, f"  {short(row.median_ms)}", fontsize=8)
+            said.append(f"{style.name_of(row.variant)}, batch {batch}: {short(row.median_ms)} ms")
+        low, high = 0.8 * rows["median_ms"].min(), 2.2 * ends.max()
+        ax.set(xscale="log", xlim=(low, high))
+        plain_log(ax.xaxis, low, high)
         ax.grid(axis="x", alpha=0.3)
-        label(ax, f"Batch {batch}, {threads_text(threads)}, {whiskers}", unit)
-        medians = calls.median()
-        best, worst = medians.idxmin(), medians.idxmax()
-        said.append(
-            f"batch {batch} ({whiskers}): from {short(medians[best])} ms ({name_of(best)}) to "
-            f"{short(medians[worst])} ms ({name_of(worst)})"
-        )
-    axes[0, 0].set_yticks(range(len(variants)), [name_of(variant) for variant in variants])
+        label(ax, f"Batch {batch}, {style.threads_text(threads)}", "latency of a call (ms, log)")
+    axes[0, 0].set_yticks(range(len(variants)), [style.name_of(name) for name in variants])
     axes[0, 0].set_ylim(len(variants) - 0.4, -0.6)
-    for ax in axes.flat[len(batches) :]:
-        ax.set_axis_off()
-    return fig, (
-        f"Box plots of the latency of single calls, {threads_text(threads)}, {len(variants)} "
-        f"variants. Medians: {'; '.join(said)}."
-    )
-
-
-def throughput_curves(summary: DataFrame) -> tuple[Figure, str]:
-    """Draw images per second over the batch size, a line a variant, a panel a thread count.
-
-    Parameters
-    ----------
-    summary : DataFrame
-        As :func:`utils.timing.summarize` returns it.
-
-    Returns
-    -------
-    Figure, str
-        The figure and its alt text.
-    """
-    counts = sorted(summary["threads"].unique())
-    fig, axes = figure(1, len(counts), size=(10, 4.8), sharey=True, squeeze=False)
-    said = []
-    for ax, count in zip(axes[0], counts, strict=True):
-        here = summary[summary["threads"] == count].sort_values("batch")
-        for variant in summary["variant"].unique():
-            line = here[here["variant"] == variant]
-            ax.plot(
-                line["batch"], line["images_per_second"], label=name_of(variant), **look(variant)
-            )
-        ax.set_xscale("log", base=2)
-        batches = here["batch"].unique()
-        ax.set_xticks(batches, [str(batch) for batch in batches])
-        ax.set_xticks([], minor=True)
-        ax.grid(alpha=0.3)
-        text = threads_text(count)
-        label(ax, text.capitalize(), "batch size (images, log)")
-        for batch in dict.fromkeys((batches[0], batches[-1])):
-            best = here.loc[here.loc[here["batch"] == batch, "images_per_second"].idxmax()]
-            rate = f"{best.images_per_second:,.0f} images per second"
-            said.append(f"{text}, batch {batch}: {rate} ({name_of(best.variant)})")
-    axes[0, 0].set_yscale("log")
-    rates = summary["images_per_second"]
-    plain_log(axes[0, 0].yaxis, rates.min(), rates.max())
-    axes[0, 0].set_ylabel("images per second (log)")
-    legend_below(fig, 3)
-    variants = summary["variant"].nunique()
-    return fig, (
-        f"Images per second over the batch size for {variants} variants, both axes logarithmic. "
-        f"Fastest: {'; '.join(said)}."
-    )
+    ends = "A marker is the median, its line ends at the 90th percentile"
+    return fig, f"Latency of a call, {style.threads_text(threads)}. {ends}. {'; '.join(said)}."
 
 
 def waterfall(steps: DataFrame) -> tuple[Figure, str]:
@@ -300,7 +64,7 @@ def waterfall(steps: DataFrame) -> tuple[Figure, str]:
     ----------
     steps : DataFrame
         Columns step (str) and ms (float): the latency after this step. The first row is where
-        float32 starts, the last is int8.
+        float32 starts; the last step leads to int8.
 
     Returns
     -------
@@ -308,277 +72,117 @@ def waterfall(steps: DataFrame) -> tuple[Figure, str]:
         The figure and its alt text.
     """
     names, ms = list(steps["step"]), list(steps["ms"])
-    last = len(ms) - 1
-    fig, ax = figure(size=(min(10, 1.35 * len(ms) + 1.2), 4.4))
-    looks = {
-        "float32 at the start": {"facecolor": FLOAT},
-        "faster": {"facecolor": "#D3B4C6"},
-        "slower": {"facecolor": "#CFCFCF", "hatch": "xxx"},
-        "int8 at the end": {"facecolor": INT8, "hatch": "///"},
-    }
+    fig, ax = figure(size=(min(10, 1.35 * len(ms) + 2.5), 4.2))
     used, said = set(), [f"{names[0]} {short(ms[0])} ms"]
-    for place, after in enumerate(ms):
-        before = ms[place - 1] if place else after
-        kind = "float32 at the start" if place == 0 else "slower" if after > before else "faster"
-        bottom, top = min(before, after), max(before, after)
-        if place in (0, last):
-            kind, bottom, top = ("int8 at the end" if place else kind), 0, after
-        text = "_" if kind in used else kind
-        ax.bar(place, top - bottom, 0.62, bottom, edgecolor="black", label=text, **looks[kind])
+
+    def bar(place: int, kind: str, ends: tuple[float, float], text: str, **changed) -> None:
+        look = {"edgecolor": "black", "label": "_" if kind in used else kind} | STEPS[kind]
+        ax.bar(place, max(ends) - min(ends), 0.62, min(ends), **(look | changed))
+        where = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center", "fontsize": 9}
+        ax.annotate(text, (place, max(ends)), va="bottom", **where)
         used.add(kind)
-        text = f"{short(after)} ms"
-        if place:
-            turn = " faster" if after < before else ", slower" if after > before else ", the same"
-            factor = f"×{short(before / after)}{turn}"
-            said.append(f"{names[place]} {text} ({factor})")
-            text += f"\n{factor}"
-            ax.plot([place - 0.69, place + 0.31], [before] * 2, color="black", linewidth=0.9)
-        ax.annotate(
-            text,
-            (place, max(before, after)),
-            (0, 3),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize=9,
-        )
-    ax.set_xticks(range(len(ms)), [textwrap.fill(name, 14) for name in names])
-    ax.set_xlim(-0.6, last + 0.6)
-    ax.set_ylim(0, 1.18 * max(ms))
-    title = f"From {short(ms[0])} to {short(ms[-1])} ms: ×{short(ms[0] / ms[-1])} in all"
-    label(ax, title, "", "latency (ms)")
+
+    bar(0, "float32 at the start", (0, ms[0]), f"{short(ms[0])} ms")
+    for place, (before, after) in enumerate(pairwise(ms), start=1):
+        turn = "faster" if after < before else "slower" if after > before else "the same"
+        kind = "a slower step" if after > before else "a faster step"
+        is_int8 = place == len(ms) - 1
+        hatch = {"hatch": "xxx" if after > before else "///"} if is_int8 else {}
+        text = f"{short(after)} ms\n×{short(before / after)} {turn}"
+        bar(place, "int8" if is_int8 else kind, (before, after), text, **hatch)
+        ax.plot([place - 0.69, place + 0.31], [before] * 2, color="black", linewidth=0.9)
+        said.append(f"{names[place]} {short(after)} ms (×{short(before / after)} {turn})")
+    bar(len(ms), "int8", (0, ms[-1]), f"{short(ms[-1])} ms")
+    ax.plot([len(ms) - 0.69, len(ms) + 0.31], [ms[-1]] * 2, color="black", linewidth=0.9)
+    titles = [names[0], *(f"step: {name}" for name in names[1:]), "at the end"]
+    ax.set_xticks(range(len(titles)), [textwrap.fill(name, 13) for name in titles])
+    ax.set_ylim(0, 1.2 * max(ms))
+    total = f"×{short(ms[0] / ms[-1])} in all"
+    label(ax, f"From {short(ms[0])} to {short(ms[-1])} ms: {total}", "", "latency (ms)")
     legend_below(fig, 4)
-    return fig, (
-        f"Waterfall of the latency: {'; '.join(said)}. In all ×{short(ms[0] / ms[-1])}. A faster "
-        f"step is a falling bar, a slower one a rising, hatched bar."
-    )
+    drawn = "A faster step is a falling bar, a slower one a rising, cross-hatched bar"
+    return fig, f"Waterfall of the latency: {'; '.join(said)}. {total}. {drawn}."
 
 
 def roofline(
     points: DataFrame, roofs: dict[str, tuple[float, float]], labeled: tuple[str, ...] = ()
 ) -> tuple[Figure, str]:
-    """Draw what each layer reaches below what the machine allows, a panel for each batch size.
+    """Draw what each layer reaches below what the machine allows, one panel per batch size.
 
     Parameters
     ----------
     points : DataFrame
-        A row a layer: dtype (``float32`` or ``int8``), batch, layer, intensity (operations per
+        One row per layer: dtype (``float32`` or ``int8``), batch, layer, intensity (operations per
         byte moved), rate (1e9 operations per second).
     roofs : dict of str to (float, float)
-        dtype to its highest rate (1e9 operations per second) and the memory's (1e9 bytes per
-        second).
+        dtype to its highest rate (1e9 operations per second) and memory's (1e9 bytes per second).
     labeled : tuple of str
-        Layers that get their name beside their point.
+        Layers with their names beside their points; the other points are drawn small.
 
     Returns
     -------
     Figure, str
         The figure and its alt text.
     """
-    batches = points["batch"].unique()
-    size = (10, 4.4) if len(batches) > 1 else (7, 4.6)
-    fig, axes = figure(1, len(batches), size=size, sharex=True, sharey=True, squeeze=False)
-    colors, lines = {"float32": FLOAT, "int8": INT8}, {"float32": "-", "int8": "--"}
-    ridges = [peak / bandwidth for peak, bandwidth in roofs.values()]
+    batches, ridges = points["batch"].unique(), [peak / read for peak, read in roofs.values()]
+    fig, axes = figure(1, len(batches), size=(10, 4.6), sharex=True, sharey=True, squeeze=False)
     left = 0.6 * min(points["intensity"].min(), *ridges)
     right = 1.6 * max(points["intensity"].max(), *ridges)
-    along = geomspace(left, right, 400)
-    halo = withStroke(linewidth=2, foreground="white")
-    said = []
+    highest = 1.6 * max(points["rate"].max(), *(peak for peak, _ in roofs.values()))
+    along, said = geomspace(left, right, 400), []
     for ax, batch in zip(axes[0], batches, strict=True):
-        for dtype, (peak, bandwidth) in roofs.items():
-            text = f"{dtype} roof: {short(peak)} GOP/s, {short(bandwidth)} GB/s"
-            roof = {"color": colors[dtype], "linestyle": lines[dtype], "linewidth": 2}
-            ax.plot(along, minimum(peak, along * bandwidth), label=text, **roof)
+        for dtype, (peak, read) in roofs.items():
+            color = {"float32": FLOAT, "int8": INT8}[dtype]
+            look = {"color": color, "linestyle": "-" if dtype == "float32" else "--"}
+            text = f"{dtype} roof: {short(peak)} GOP/s, {short(read)} GB/s"
+            ax.plot(along, minimum(peak, along * read), label=text, linewidth=2, **look)
             here = points[(points["batch"] == batch) & (points["dtype"] == dtype)]
-            if here.empty:
-                continue
-            look = {"linestyle": "", "markeredgecolor": "black", "markeredgewidth": 0.6}
-            look |= STYLE[colors[dtype]] | {"markersize": 6.5, "alpha": 0.85}
-            ax.plot(here["intensity"], here["rate"], label=f"{dtype} layers", **look)
-            for row in here[here["layer"].isin(labeled)].itertuples():
+            named = here["layer"].isin(labeled)
+            for rows, size, text in ((here[~named], 4, f"{dtype} layers"), (here[named], 8, "_")):
+                look = {"markersize": size, "markeredgecolor": "black", "linestyle": ""}
+                ax.plot(rows["intensity"], rows["rate"], label=text, **look, **style.STYLE[color])
+            for row in here[named].itertuples():
                 # Above and left of int8, below and right of float32: seldom on one another.
-                x, y, side = (-5, 4, "right") if dtype == "int8" else (5, -10, "left")
+                x, y, side = (-6, 5, "right") if dtype == "int8" else (6, -11, "left")
                 where = {"xytext": (x, y), "textcoords": "offset points", "ha": side}
-                text = {"fontsize": 8, "path_effects": [halo]}
-                ax.annotate(row.layer, (row.intensity, row.rate), **where, **text)
-            share = (here["rate"] / minimum(peak, here["intensity"] * bandwidth)).median()
-            said.append(f"batch {batch}, {dtype}: {share:.0%} of the roof")
+                halo = [withStroke(linewidth=2, foreground="white")]
+                at = row.intensity, row.rate
+                ax.annotate(row.layer, at, fontsize=8, path_effects=halo, **where)
+                said.append(f"batch {batch}, {dtype}, {row.layer}: {short(row.rate)} GOP/s")
         ax.set(xscale="log", yscale="log", xlim=(left, right))
+        ax.set_ylim(0.6 * points["rate"].min(), highest)
         ax.grid(alpha=0.3)
-        label(ax, f"Batch {batch}", "operations per byte (log)")
-    axes[0, 0].set_ylabel("GOP/s (1e9 operations per second, log)")
-    low, high = points["rate"].min(), max(peak for peak, _ in roofs.values())
-    low, high = 0.6 * min(low, high), 1.6 * max(points["rate"].max(), high)
-    axes[0, 0].set_ylim(low, high)
+        label(ax, f"Batch {batch}", "operations per byte (log)", "GOP/s (log)")
     plain_log(axes[0, 0].xaxis, left, right)
-    plain_log(axes[0, 0].yaxis, low, high)
+    plain_log(axes[0, 0].yaxis, 0.6 * points["rate"].min(), highest)
     legend_below(fig, 2)
     ends = "; ".join(
-        f"{dtype} {short(peak)} GOP/s and {short(bandwidth)} GB/s"
-        for dtype, (peak, bandwidth) in roofs.items()
+        f"Roof of {d}: {short(p)} GOP/s, {short(r)} GB/s" for d, (p, r) in roofs.items()
     )
-    return fig, (
-        f"Rate of each layer over its operations per byte, below a roof per dtype ({ends}). The "
-        f"median layer reaches, {'; '.join(said)}."
-    )
+    return fig, f"Rate of each layer over its operations per byte. {ends}. {'; '.join(said)}."
 
 
 def ratio_map(table: DataFrame, title: str) -> tuple[Figure, str]:
-    """Draw how many times int8 is faster than the fastest float32, a cell for each setting.
+    """Draw how many times int8 is faster than float32, one cell per setting; NaN where nothing is.
 
-    Parameters
-    ----------
-    table : DataFrame
-        Fastest float32 latency / int8 latency; below 1 int8 loses; NaN where nothing was timed.
-        The names of index and columns are the axes' labels, by default batch and threads.
-    title : str
-
-    Returns
-    -------
-    Figure, str
-        The figure and its alt text.
+    Orange where int8 is faster, blue and bold where it is slower. The names of index and columns
+    are the labels of the axes.
     """
-    values = table.to_numpy(dtype=float)
-    y, x = table.index.name or "batch", table.columns.name or "threads"
-    cells = {
-        f"{value:.2f} times at {y} {table.index[row]}, {x} {table.columns[column]}": value
-        for (row, column), value in ndenumerate(values)
-        if value == value
-    }
-    best, worst = max(cells, key=cells.get), min(cells, key=cells.get)
-    most = max(1.25, cells[best], 1 / cells[worst])
-    colors = LinearSegmentedColormap.from_list("float to int8", [FLOAT, "white", INT8])
-    colors = colors.with_extremes(bad="#EEEEEE")
+    values, y, x = ma.masked_invalid(table.to_numpy(float)), table.index.name, table.columns.name
+    most = max(1.25, values.max(), 1 / values.min())
     norm = LogNorm(1 / most, most)  # its middle, which is white, is 1
-    fig, ax = figure(size=(min(10, values.shape[1] + 4.2), 0.5 * max(3, len(values)) + 1.5))
-    drawn = ax.imshow(ma.masked_invalid(values), cmap=colors, norm=norm, aspect="auto")
-    for (row, column), value in ndenumerate(values):
-        text, weight, color = f"{value:.2f}", "normal", "black"
-        if value != value:
-            text, color = "none", "#555555"
-        elif value < 1:
-            weight = "bold"
-            color = "white" if sum(to_rgb(colors(norm(value)))) < 1.5 else "black"
-            hatched = {"fill": False, "hatch": "///", "linewidth": 0}
-            edge = {"edgecolor": to_rgba(color, 0.45)}
-            ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **hatched, **edge))
-        behind = {"facecolor": colors(norm(value)), "linewidth": 0, "pad": 1.5}
-        ax.text(
-            column,
-            row,
-            text,
-            ha="center",
-            va="center",
-            color=color,
-            weight=weight,
-            bbox=behind if weight == "bold" else None,
-        )
-    ax.set_xticks(range(values.shape[1]), table.columns)
-    ax.set_yticks(range(len(values)), table.index)
+    fig, ax = figure(size=(min(10, 1.1 * table.shape[1] + 3.5), 0.4 * max(3, len(table)) + 1.3))
+    drawn = ax.imshow(values, cmap=FLOAT_TO_INT8, norm=norm, aspect="auto")
+    for (row, column), value in ndenumerate(table.to_numpy(float)):
+        dark = sum(to_rgb(FLOAT_TO_INT8(norm(value)))) < 1.5
+        look = {"color": "white" if dark else "black", "weight": "bold" if value < 1 else "normal"}
+        text = "–" if value != value else f"{value:.2f}"
+        ax.text(column, row, text, ha="center", va="center", **(look if text != "–" else {}))
+    ax.set_xticks(range(table.shape[1]), table.columns)
+    ax.set_yticks(range(len(table)), table.index)
     label(ax, title, x, y)
-    bar = fig.colorbar(drawn)
-    bar.set_label("float32 time / int8 time (log)\nhatched: int8 loses", fontsize=9)
+    bar = fig.colorbar(drawn, label="float32 time / int8 time (log)\nbold: int8 is slower")
     plain_log(bar.ax.yaxis, 1 / most, most)
-    won, lost = sum(v > 1 for v in cells.values()), sum(v < 1 for v in cells.values())
-    return fig, (
-        f"Heatmap: {title}. int8 is faster in {won} and slower in {lost} of {len(cells)} cells; "
-        f"from {worst} to {best}."
-    )
-
-
-def layer_ratios(table: DataFrame) -> tuple[Figure, str]:
-    """Draw by layer how many times int8 is faster than float32: up from 1, or down.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Columns layer (str), float_ms and int8_ms, in the order of execution.
-
-    Returns
-    -------
-    Figure, str
-        The figure and its alt text.
-    """
-    ratios = (table["float_ms"] / table["int8_ms"]).reset_index(drop=True)
-    layers = table["layer"].reset_index(drop=True)
-    fig, ax = figure(size=(10, 4.2))
-    looks = {
-        "int8 is faster": (ratios >= 1, {"facecolor": INT8}),
-        "int8 is slower": (ratios < 1, {"facecolor": FLOAT, "hatch": "////"}),
-    }
-    for text, (which, shade) in looks.items():
-        if which.any():
-            here = ratios[which]
-            ax.bar(here.index, here - 1, bottom=1, label=text, edgecolor="black", **shade)
-    ax.axhline(1, color="black", linewidth=1)
-    ax.set_yscale("log")
-    low, high = 0.85 * min(1, ratios.min()), 1.15 * max(1, ratios.max())
-    ax.set_ylim(low, high)
-    plain_log(ax.yaxis, low, high)
-    ax.set_xlim(-0.7, len(ratios) - 0.3)
-    ax.set_xticks(range(len(ratios)), layers, rotation=60, ha="right", fontsize=8)
-    ax.grid(axis="y", alpha=0.3)
-    ax.set_axisbelow(True)
-    title = "How many times faster each layer is in int8"
-    label(ax, title, "layer, in the order of execution", "float32 time / int8 time (log)")
-    ax.legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
-    best, worst = ratios.idxmax(), ratios.idxmin()
-    slower = ", ".join(layers[ratios < 1]) or "none"
-    return fig, (
-        f"Bars of float32 time over int8 time for {len(ratios)} layers, logarithmic around 1: most "
-        f"at {layers[best]}, {ratios[best]:.2f}; least at {layers[worst]}, {ratios[worst]:.2f}. "
-        f"Slower in int8: {slower}."
-    )
-
-
-def ceilings(table: DataFrame) -> tuple[Figure, str]:
-    """Draw what each kernel reached: operations on the left, bytes read on the right.
-
-    Parameters
-    ----------
-    table : DataFrame
-        As :func:`utils.lab.roofline.measure` returns it: kind, kernel, value, unit, problem.
-
-    Returns
-    -------
-    Figure, str
-        The figure and its alt text.
-    """
-    titles = {"GOP/s": "Arithmetic", "GB/s": "Reading memory"}
-    panels = {unit: table[table["unit"] == unit] for unit in titles}
-    panels = {unit: rows for unit, rows in panels.items() if len(rows)}
-    longest = max(len(rows) + rows["kind"].nunique() for rows in panels.values())
-    fig, axes = figure(1, len(panels), size=(10, 0.27 * longest + 1.0), squeeze=False)
-    said = []
-    for ax, (unit, rows) in zip(axes[0], panels.items(), strict=True):
-        names, headings = [], []
-        for kind, group in rows.groupby("kind", sort=False):
-            headings.append(len(names))
-            names.append(kind)
-            best = group["value"].max()
-            for row in group.itertuples():
-                if row.value != row.value:
-                    text = " ".join(row.problem.split())
-                    text = text if len(text) <= 40 else text[:39] + "…"
-                    beside(ax, 0, len(names), text, fontsize=8, style="italic")
-                else:
-                    look, weight = {"facecolor": GREY, "edgecolor": "black"}, "normal"
-                    if row.value == best:
-                        look = {"facecolor": ACCENT, "edgecolor": "white", "hatch": "///"}
-                        weight = "bold"
-                        said.append(f"{kind} {short(best)} {unit} ({row.kernel})")
-                    ax.barh(len(names), row.value, 0.74, **look)
-                    text = short(row.value)
-                    beside(ax, row.value, len(names), text, fontsize=8, weight=weight)
-                names.append(row.kernel)
-            if best != best:
-                said.append(f"{kind} none")
-        ax.set_yticks(range(len(names)), names, fontsize=9)
-        for row in headings:
-            ax.get_yticklabels()[row].set_weight("bold")
-        ax.tick_params(axis="y", length=0)
-        ax.set_ylim(longest - 0.4, -0.6)
-        ax.set_xlim(0, 1.15 * rows["value"].max() if rows["value"].notna().any() else 1)
-        label(ax, titles[unit], unit)
-    return fig, f"Bars of what each kernel reached; the best of each kind: {'; '.join(said)}."
+    cells = table.melt(ignore_index=False).dropna().itertuples(name=None)
+    said = "; ".join(f"{y} {row}, {x} {column}: {value:.2f}" for row, column, value in cells)
+    return fig, f"Map: {title}. float32 time / int8 time, above 1 int8 is faster. {said}."

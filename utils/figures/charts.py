@@ -289,7 +289,8 @@ def histograms(
     own = {"float32": FLOAT, "int8": INT8}
     for number, (name, found) in enumerate(values.items()):
         look = LINES[(number + 1) % len(LINES)]
-        color, style = own.get(name, look["color"]), look["linestyle"]
+        color = own.get(name, look["color"])
+        style = look["linestyle"] if len(values) > 1 else "-"  # the marks are dashed
         ax.hist(
             found, bins, histtype="step", color=color, linestyle=style, linewidth=1.8, label=name
         )

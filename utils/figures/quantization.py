@@ -4,240 +4,218 @@ import textwrap
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy import clip, linspace, rint
 from pandas import DataFrame
 
-from utils.comparison import accuracy_interval
+from utils.comparison import Comparison, accuracy_interval
 from utils.figures.style import FLOAT, GREY, INT8, STYLE, figure, label, name_of
 
 
-def quickstart(paired, float_bytes: int, int8_bytes: int, latency) -> tuple[Figure, str]:
-    """Draw accuracy, file size and latency of float32 and int8 side by side.
+def pipeline() -> tuple[Figure, str]:
+    """Draw the way from training to an int8 network, with what each step needs or makes."""
+    notes = {
+        "1. train": "float32 weights,\nlabels needed",
+        "2. fuse": "conv, batch norm,\nReLU: one layer",
+        "3. observe": "an observer behind\nevery layer",
+        "4. calibrate": "a few hundred images,\nno labels: ranges",
+        "5. convert": "ranges become S and Z,\nweights become int8",
+        "6. run": "8-bit integers from\nlayer to layer",
+    }
+    boxes = [(x, 1, name, FLOAT if x < 4 else INT8) for x, name in enumerate(notes)]
+    fig, ax = _flow(boxes, [(x, x + 1) for x in range(5)], (10, 1.5))
+    for x, note in enumerate(notes.values()):
+        ax.text(x, 0.6, note, ha="center", va="top", fontsize=9)
+    ax.set(xlim=(-0.5, 5.5), ylim=(0, 1.3))
+    said = "; ".join(f"{name}: {' '.join(note.split())}" for name, note in notes.items())
+    return fig, f"Six boxes joined by arrows, the first four in float32, the last two int8. {said}."
+
+
+def conv_flow(values: dict[str, float]) -> tuple[Figure, str]:
+    """Draw the data flow of an int8 convolution with the numbers of one output value.
 
     Parameters
     ----------
-    paired : utils.statistics.Comparison
-        float32 is A, int8 is B.
-    float_bytes, int8_bytes : int
-        File sizes.
-    latency : DataFrame
-        As :func:`utils.timing.summarize` returns it, float32 before int8 for each batch.
+    values : dict of str to float
+        products (how many are summed), total (int32), bias (in units of the sum), multiplier,
+        real (the scaled sum), Z (of the output), code.
     """
-    fig, axes = figure(1, 4, size=(10, 3.2))
-    names, colors = ["float32", "int8"], [FLOAT, INT8]
-    accuracies = _paired_accuracy(axes[0], paired)
-    panels = [("File size", "MB", [float_bytes / 1e6, int8_bytes / 1e6])]
-    for batch, group in latency.groupby("batch"):
-        panels.append((f"Latency, batch {batch}", "ms, one thread", list(group["median_ms"])))
-    for ax, (title, unit, values) in zip(axes[1:], panels, strict=True):
-        bars = ax.bar(names, values, color=colors, width=0.6)
-        bars[1].set_hatch("//")
-        ax.bar_label(bars, fmt="%.2f", padding=2)
-        ax.margins(y=0.15)
-        label(ax, title, y=unit)
-    parts = [f"{title} {v[0]:.2f} and {v[1]:.2f} {unit}" for title, unit, v in panels]
-    alt = (
-        f"Four panels, float32 against int8: accuracy {accuracies[0]:.2f} and {accuracies[1]:.2f} "
-        f"percent with overlapping intervals; {'; '.join(parts)}."
-    )
-    return fig, alt
-
-
-def _paired_accuracy(ax: Axes, paired) -> list[float]:
-    """Draw both accuracies with Wilson's intervals; return them in percent."""
-    colors = [FLOAT, INT8]
-    accuracies = [100 * paired.accuracy_a, 100 * paired.accuracy_b]
-    bounds = [accuracy_interval(round(a * paired.images / 100), paired.images) for a in accuracies]
-    for x, (value, (low, high)) in enumerate(zip(accuracies, bounds, strict=True)):
-        error = [[value - 100 * low], [100 * high - value]]
-        ax.errorbar(x, value, error, capsize=6, markersize=8, **STYLE[colors[x]])
-        ax.text(x + 0.12, value, f"{value:.2f}", va="center")
-    ax.set(xticks=[0, 1], xticklabels=["float32", "int8"], xlim=(-0.5, 1.8))
-    label(ax, "Accuracy", y="% of test images")
-    return accuracies
-
-
-def headline(paired, float_bytes: int, int8_bytes: int, verdicts: DataFrame) -> tuple[Figure, str]:
-    """Draw accuracy, size, and latency against the naive and the fastest float32, on one thread.
-
-    Parameters
-    ----------
-    paired : utils.statistics.Comparison
-        float32 is A, int8 is B.
-    float_bytes, int8_bytes : int
-        File sizes.
-    verdicts : DataFrame
-        As :func:`utils.timing.verdicts` returns it; batches 1 and 64 are drawn.
-    """
-    fig, axes = figure(1, 4, size=(10, 3.2), width_ratios=[1, 0.8, 1.2, 1.2])
-    accuracies = _paired_accuracy(axes[0], paired)
-    sizes = [float_bytes / 1e6, int8_bytes / 1e6]
-    panels = [("File size", "MB", ["float32", "int8"], sizes)]
-    one = verdicts[verdicts["threads"] == 1].set_index("batch")
-    for batch in (1, 64):
-        row = one.loc[batch]
-        fastest = name_of(row["fastest_float"]).removeprefix("float32, ")
-        names = ["float32\neager", f"float32\n{textwrap.fill(fastest, 10)}", "int8\neager"]
-        values = [row["eager_ms"], row["fastest_float_ms"], row["int8_ms"]]
-        panels.append((f"Latency, batch {batch}", "ms, one thread", names, values))
-    for ax, (title, unit, names, values) in zip(axes[1:], panels, strict=True):
-        colors = [FLOAT] * (len(values) - 1) + [INT8]
-        bars = ax.bar(range(len(values)), values, color=colors, width=0.65)
-        bars[-1].set_hatch("//")
-        if len(values) == 3:
-            bars[1].set(alpha=0.6, hatch="..")
-        ax.set_xticks(range(len(values)), names, fontsize=9)
-        ax.bar_label(bars, fmt="%.2f" if max(values) < 100 else "%.0f", padding=2)
-        ax.margins(y=0.15)
-        label(ax, title, y=unit)
-    parts = "; ".join(
-        f"{title} {', '.join(f'{v:.2f}' for v in values)} {unit}"
-        for title, unit, _, values in panels
-    )
+    v = values
+    boxes = [
+        (0, 1.5, f"$q_x - Z_x$\n{v['products']} codes, quint8", INT8),
+        (0, 0.5, f"$q_w$\n{v['products']} codes, qint8", INT8),
+        (1.2, 1, f"multiply, add up\nint32\n{v['total']:,}", INT8),
+        (2.4, 1, f"+ bias / $(S_x S_w)$\n{v['bias']:+,.1f}", "white"),
+        (3.6, 1, f"× $S_x S_w / S_y$\n× {v['multiplier']:.5f}\n= {v['real']:.2f}", "white"),
+        (4.8, 1, f"round, + $Z_y$\n{round(v['real'])} + {v['Z']}", "white"),
+        (5.8, 1, f"clamp\n$q_y$ = {v['code']}\nquint8", INT8),
+    ]
+    fig, ax = _flow(boxes, [(0, 2), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6)], (10, 2.4))
+    ax.set(xlim=(-0.6, 6.3), ylim=(0, 2))
     return fig, (
-        f"Four panels: accuracy of float32 and int8, {accuracies[0]:.2f} and {accuracies[1]:.2f} "
-        f"percent; then, of eager float32, the fastest float32 and int8, or of float32 and int8: "
-        f"{parts}."
+        f"Data flow: {v['products']} input codes and {v['products']} weight codes are multiplied "
+        f"and added up to the int32 value {v['total']:,}; the bias adds {v['bias']:,.1f}; times "
+        f"{v['multiplier']:.5f} gives {v['real']:.2f}; rounded, plus the zero point {v['Z']}, and "
+        f"clamped, the output code is {v['code']}."
     )
 
 
-def number_line(reals, scale: float, zero_point: int, codes: int) -> tuple[Figure, str]:
-    """Draw real values, the grid ``S (q - Z)`` below them, and which grid point each one gets.
+def _flow(boxes: list, arrows: list, size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """Draw boxes (x, y, text, color), and arrows between pairs of their numbers."""
+    fig, ax = figure(size=size)
+    ax.set_axis_off()
+    drawn = []
+    for x, y, text, color in boxes:
+        frame = {"boxstyle": "round,pad=0.5", "facecolor": color, "edgecolor": "black"}
+        ink = "white" if color == FLOAT else "black"
+        drawn.append(ax.text(x, y, text, ha="center", va="center", color=ink, bbox=frame))
+    for start, end in arrows:
+        ends = {"patchA": drawn[start].get_bbox_patch(), "patchB": drawn[end].get_bbox_patch()}
+        ax.annotate("", boxes[end][:2], boxes[start][:2], arrowprops={"arrowstyle": "-|>", **ends})
+    return fig, ax
+
+
+def staircase(reals, scale: float, zero_point: int, codes: int) -> tuple[Figure, str]:
+    """Draw which value ``r-hat = S (q - Z)`` every real value gets, and the error that remains.
 
     Parameters
     ----------
-    reals : sequence of float
+    reals : array of float
+        Values to mark.
     scale : float
-    zero_point : int
-    codes : int
-        Number of integers, 0 to codes - 1.
+    zero_point, codes : int
+        Codes run from 0 to ``codes`` - 1.
     """
-    fig, ax = figure(size=(9, 2.8))
-    grid = [scale * (q - zero_point) for q in range(codes)]
-    ax.plot(grid, [0] * codes, "|", color=INT8, markersize=18, markeredgewidth=2)
-    ax.plot(reals, [1] * len(reals), "o", color=FLOAT, markersize=8)
-    for q, value in enumerate(grid):
-        weight = "bold" if q == zero_point else "normal"
-        ax.text(value, -0.38, str(q), ha="center", va="top", fontsize=9, weight=weight)
-    for real in reals:
-        code = min(max(round(real / scale) + zero_point, 0), codes - 1)
-        ax.annotate("", (grid[code], 0.18), (real, 0.9), arrowprops={"arrowstyle": "->"})
-        ax.text(real, 1.18, f"{real:g}", ha="center", fontsize=9)
-    ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
-    ax.set(ylim=(-0.9, 1.7), yticks=[0, 1], yticklabels=["integer q", "real r"])
-    label(ax, f"{len(reals)} real values on {codes} codes; Z = {zero_point}", x="value of r")
-    alt = (
-        f"A number line: {len(reals)} real values above, a regular grid of {codes} integers below; "
-        f"an arrow leads from each value to its nearest grid point. Zero lies exactly on code "
-        f"{zero_point}; values beyond the grid go to its end."
+    ends = [scale * (q - zero_point) for q in (0, codes - 1)]
+    line = linspace(ends[0] - 2 * scale, ends[1] + 2 * scale, 2001)
+
+    def there_and_back(r):
+        return scale * (clip(rint(r / scale) + zero_point, 0, codes - 1) - zero_point)
+
+    fig, (steps, error) = figure(1, 2, size=(10, 3.6))
+    steps.plot(line, line, color=FLOAT, linestyle="--", label="r")
+    steps.plot(line, there_and_back(line), color=INT8, linewidth=2, label="r-hat")
+    to_code, to_real = lambda r: r / scale + zero_point, lambda q: scale * (q - zero_point)
+    right = steps.secondary_yaxis("right", functions=(to_code, to_real))
+    right.set(ylabel="code q", yticks=[0, zero_point, codes - 1])
+    label(steps, f"{codes} codes, S = {scale:.3g}, Z = {zero_point}", "r", "r-hat = S (q - Z)")
+    error.plot(line, there_and_back(line) - line, color=INT8)
+    error.hlines([-scale / 2, scale / 2], line[0], line[-1], "black", ":", linewidth=1)
+    label(error, "Error; dotted: half a step, S / 2", "r", "r-hat - r")
+    for ax, marked in ((steps, there_and_back(reals)), (error, there_and_back(reals) - reals)):
+        ax.plot(reals, marked, "k.", markersize=8, label="marked values")
+        ax.axvspan(line[0], ends[0], color=GREY, alpha=0.25, label="beyond the codes")
+        ax.axvspan(ends[1], line[-1], color=GREY, alpha=0.25)
+    steps.legend(frameon=False, fontsize=8)
+    return fig, (
+        f"A staircase of {codes} steps from {ends[0]:.3g} to {ends[1]:.3g} along the line r-hat = "
+        f"r; zero is exact, on code {zero_point}. Beside it, the error: a saw between plus and "
+        f"minus {scale / 2:.3g} inside the range, growing without bound in the shaded parts beyond."
     )
-    return fig, alt
 
 
 def observer_ranges(observers: dict) -> tuple[Figure, str]:
-    """Draw what histogram observers saw, with the range that the chosen scale can represent.
+    """Draw what histogram observers saw, the range that they chose, and the share outside of it.
 
     Parameters
     ----------
     observers : dict of str to HistogramObserver
         Layer name to a calibrated observer; up to four.
     """
-    fig, axes = figure(1, len(observers), size=(10, 3.2))
-    cut = []
+    fig, axes = figure(1, len(observers), size=(10, 3.4))
+    said = []
     for ax, (name, observer) in zip(axes, observers.items(), strict=True):
-        counts = observer.histogram.double().reshape(128, -1).sum(1)  # 2,048 bins are too fine
         low, high = observer.min_val.item(), observer.max_val.item()
-        width = (high - low) / len(counts)
-        edges = [low + width * i for i in range(len(counts) + 1)]
-        ax.stairs(counts, edges, fill=True, color=FLOAT)
+        fine = observer.histogram.double()
+        ax.stairs(fine.reshape(128, -1).sum(1), linspace(low, high, 129), fill=True, color=FLOAT)
         scale, zero_point = (value.item() for value in observer.calculate_qparams())
         ends = [scale * (q - zero_point) for q in (observer.quant_min, observer.quant_max)]
-        for end in ends:
-            ax.axvline(end, color=INT8, linestyle="--", linewidth=2)
-        outside = sum(
-            c.item() for c, e in zip(counts, edges, strict=False) if not ends[0] <= e <= ends[1]
-        )
-        cut.append(f"{name} {100 * outside / counts.sum().item():.3f} %")
+        middles = linspace(low, high, len(fine) + 1)[:-1] + (high - low) / len(fine) / 2
+        outside = fine[(middles < ends[0]) | (middles > ends[1])].sum() / fine.sum()
+        ax.axvspan(*ends, facecolor="#FBEFD5", edgecolor=INT8, linestyle="--", zorder=0)
+        said.append(f"{name} {ends[0]:.3g} to {ends[1]:.3g}, outside {outside:.3%}")
         ax.set_yscale("log")
         ax.set_ylim(bottom=0.5)
-        label(ax, name, x="activation", y="count (log)" if ax is axes[0] else "")
-    alt = (
-        "Histograms of the activations of some layers, counts on a logarithmic axis, with dashed "
-        f"lines at the ends of the representable range. Share outside it: {', '.join(cut)}."
+        label(ax, f"{name}\noutside: {outside:.3%}", "activation", "count (log)")
+    return fig, (
+        "Histograms of the activations of some layers on a logarithmic axis, the range that the "
+        f"codes represent shaded: {'; '.join(said)}."
     )
-    return fig, alt
 
 
-def weight_channels(ranges, name: str) -> tuple[Figure, str]:
-    """Draw the largest absolute weight of every output channel against the one of the tensor.
-
-    Parameters
-    ----------
-    ranges : Tensor
-        Shape (channels,).
-    name : str
-        Of the layer.
-    """
-    fig, ax = figure(size=(8, 3.2))
-    ordered, _ = ranges.sort(descending=True)
-    ax.bar(range(len(ordered)), ordered, color=INT8, width=1.0, label="per channel")
-    ax.axhline(ordered[0], color=FLOAT, linestyle="--", label="per tensor: one range for all")
-    ax.set_ylim(top=1.25 * ordered[0].item())
-    ax.legend(frameon=False, ncols=2, loc="upper right")
-    label(ax, f"Ranges of the weights of {name}", "output channel, sorted", "largest |weight|")
-    alt = (
-        f"Bars: the largest absolute weight of each of the {len(ordered)} output channels of {name}"
-        f", sorted, falling from {ordered[0]:.3g} to {ordered[-1]:.3g}; a dashed line at the top."
-    )
-    return fig, alt
-
-
-def layer_profile(table) -> tuple[Figure, str]:
-    """Draw SQNR and the scale of every layer along the network.
+def layer_profile(table: DataFrame) -> tuple[Figure, str]:
+    """Draw SQNR along the network, the lowest one marked.
 
     Parameters
     ----------
     table : DataFrame
-        Columns layer, sqnr_db and scale, in the order of execution.
+        Columns layer and sqnr_db, in the order of execution.
     """
-    fig, axes = figure(2, 1, size=(9, 5.4), sharex=True)
-    x = range(len(table))
-    axes[0].plot(x, table["sqnr_db"], linewidth=1.5, **STYLE[INT8])
-    label(axes[0], "Signal to quantization noise along the network", y="SQNR (dB)")
-    axes[1].bar(x, table["scale"], color=INT8)
-    label(axes[1], "Step between two neighbouring codes", y="scale S")
-    axes[1].set_xticks(list(x), table["layer"], rotation=60, ha="right", fontsize=8)
-    axes[1].set_xlabel("layer, in the order of execution")
-    first, last = table["sqnr_db"].iloc[0], table["sqnr_db"].iloc[-1]
-    worst = table.loc[table["sqnr_db"].idxmin(), "layer"]
-    alt = (
-        f"Two panels over {len(table)} layers: SQNR goes from {first:.1f} dB at the input to "
-        f"{last:.1f} dB at the logits, lowest at {worst}; below, the scale of each layer's output."
+    fig, ax = figure(size=(9, 3.8))
+    db, worst = table["sqnr_db"], int(table["sqnr_db"].argmin())
+    ax.plot(range(len(table)), db, linewidth=1.5, **STYLE[INT8])
+    ax.plot(worst, db.iloc[worst], "o", color="black", markersize=13, fillstyle="none")
+    ax.set_xticks(range(len(table)), table["layer"], rotation=60, ha="right", fontsize=8)
+    ax.grid(axis="y", alpha=0.3)
+    label(ax, "Signal to noise along the network; circle: lowest", "layer", "SQNR (dB)")
+    return fig, (
+        f"SQNR over {len(table)} layers in the order of execution: {db.iloc[0]:.1f} dB at the "
+        f"input, {db.iloc[-1]:.1f} dB at the logits, lowest at {table['layer'].iloc[worst]} with "
+        f"{db.iloc[worst]:.1f} dB."
     )
-    return fig, alt
 
 
-def size_parts(parts) -> tuple[Figure, str]:
-    """Draw what the bytes of the two files are.
+def quickstart(
+    paired: Comparison, float_bytes: int, int8_bytes: int, latency: DataFrame
+) -> tuple[Figure, str]:
+    """Draw accuracy, file size and latency of float32 (A) and int8 (B) side by side.
 
-    Parameters
-    ----------
-    parts : DataFrame
-        Index: part; columns float32 and int8, in bytes.
+    The table ``latency`` is that of :func:`utils.timing.summarize`, float32 first in each batch.
     """
-    fig, ax = figure(size=(8, 3.2))
-    rows = range(len(parts))
-    for shift, column, color, hatch in ((-0.2, "float32", FLOAT, ""), (0.2, "int8", INT8, "//")):
-        at = [row + shift for row in rows]
-        bars = ax.barh(at, parts[column] / 1e3, 0.38, color=color, hatch=hatch, label=column)
-        ax.bar_label(bars, [f"{v / 1e3:,.1f}" if v else "none" for v in parts[column]], padding=3)
-    ax.set_xscale("log")
-    ax.set_yticks(list(rows), parts.index)
-    ax.invert_yaxis()
-    ax.margins(x=0.15)
-    ax.legend(frameon=False, loc="lower right")
-    label(ax, "What the bytes are", x="kilobytes (log)")
-    listed = "; ".join(
-        f"{part}: {row.float32 / 1e3:,.1f} and {row.int8 / 1e3:,.1f} kB"
-        for part, row in parts.iterrows()
+    timed = {batch: list(rows["median_ms"]) for batch, rows in latency.groupby("batch")}
+    timed = {batch: (["float32", "int8"], ms) for batch, ms in timed.items()}
+    return _summary(paired, float_bytes, int8_bytes, timed)
+
+
+def headline(
+    paired: Comparison, float_bytes: int, int8_bytes: int, verdicts: DataFrame
+) -> tuple[Figure, str]:
+    """Draw accuracy, size, and latency against the naive and the fastest float32, on one thread.
+
+    The table ``verdicts`` is that of :func:`utils.timing.verdicts`; batches 1 and 64 are drawn.
+    """
+    one, timed = verdicts[verdicts["threads"] == 1].set_index("batch"), {}
+    for batch in (1, 64):
+        row = one.loc[batch]
+        fastest = textwrap.fill(name_of(row["fastest_float"]).removeprefix("float32, "), 10)
+        names = ["float32\neager", f"float32\n{fastest}", "int8\neager"]
+        timed[batch] = names, [row["eager_ms"], row["fastest_float_ms"], row["int8_ms"]]
+    return _summary(paired, float_bytes, int8_bytes, timed)
+
+
+def _summary(paired, float_bytes: int, int8_bytes: int, timed: dict) -> tuple[Figure, str]:
+    many = max(len(names) for names, _ in timed.values()) > 2
+    fig, (right, *axes) = figure(1, 4, size=(10, 3.2), width_ratios=[1, 0.8, *[1 + many / 5] * 2])
+    for x, (share, color) in enumerate(((paired.accuracy_a, FLOAT), (paired.accuracy_b, INT8))):
+        low, high = accuracy_interval(round(share * paired.images), paired.images)
+        error = [[100 * (share - low)], [100 * (high - share)]]
+        right.errorbar(x, 100 * share, error, capsize=6, markersize=8, **STYLE[color])
+        right.text(x + 0.12, 100 * share, f"{share:.2%}", va="center")
+    right.set(xticks=[0, 1], xticklabels=["float32", "int8"], xlim=(-0.5, 1.8))
+    label(right, "Accuracy", y="% of test images")
+    panels = [("File size", "MB", ["float32", "int8"], [float_bytes / 1e6, int8_bytes / 1e6])]
+    panels += [(f"Latency, batch {b}", "ms, one thread", *bars) for b, bars in timed.items()]
+    said = [f"accuracy {paired.accuracy_a:.2%}, {paired.accuracy_b:.2%}"]
+    for ax, (title, unit, names, values) in zip(axes, panels, strict=True):
+        bars = ax.bar(range(len(values)), values, width=0.65, color=[FLOAT, FLOAT, INT8])
+        bars[-1].set(facecolor=INT8, hatch="//")
+        if len(values) == 3:
+            bars[1].set(alpha=0.6, hatch="..")
+        ax.set_xticks(range(len(values)), names, fontsize=9)
+        ax.bar_label(bars, fmt="%.2f" if max(values) < 100 else "%.0f", padding=2)
+        ax.margins(y=0.15)
+        label(ax, title, y=unit)
+        said.append(f"{title} {', '.join(f'{value:.2f}' for value in values)} {unit}")
+    order = (
+        "eager float32, the fastest float32 where it was timed, int8" if many else "float32, int8"
     )
-    return fig, f"Bars for float32 and int8 on a logarithmic axis. {listed}."
+    return fig, f"Four panels, each in the order {order}: {'; '.join(said)}."

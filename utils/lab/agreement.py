@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy import ndarray
-from pandas import DataFrame
+from pandas import DataFrame, concat
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -13,42 +13,29 @@ from utils import quantization as ptq
 from utils.data import batches
 from utils.lab.integer import BATCH, Quantized
 
+Run = Callable[[Tensor], dict[str, Quantized]]  # from a batch of images to the codes by layer
+
 
 def kernel_activations(model: nn.Module, images: Tensor) -> dict[str, Quantized]:
-    """Run PyTorch's int8 kernels and return every layer's codes, channels last.
+    """Run PyTorch's int8 kernels, whatever the engine; return every layer's codes, channels last.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Converted; whatever its engine.
-    images : Tensor
-        float32, normalized, shape (N, channels, H, W).
+    ``images`` are float32, normalized, of shape (N, channels, H, W).
     """
     out = {}
     for name, y in ptq.layer_outputs(model, images, integers=True).items():
         q = y.int_repr().flatten(1) if name == "avgpool" else y.int_repr()
         q = q.permute(0, 2, 3, 1) if q.ndim == 4 else q
+        name = name.removesuffix(".1")  # the convolution in a Sequential with its padding
         out[name] = Quantized(q.numpy(), np.float32(y.q_scale()), y.q_zero_point())
     return out
 
 
-Run = Callable[[Tensor], dict[str, Quantized]]
-
-
 @dataclass(frozen=True)
 class Agreement:
-    """How two ways to run the network differ.
+    """How two ways to run the network differ."""
 
-    Attributes
-    ----------
-    layers : DataFrame
-        layer, activations (compared), different (how many), largest (difference, in codes).
-    first, second : ndarray
-        int64, shape (N,): the class that each predicts.
-    """
-
-    layers: DataFrame
-    first: ndarray
+    layers: DataFrame  # layer, activations (compared), different (how many), largest (in codes)
+    first: ndarray  # the classes that the reference predicts, int64, shape (N,)
     second: ndarray
 
     @property
@@ -78,27 +65,10 @@ def compare_codes(
 ) -> dict[str, Agreement]:
     """Run several versions of the network and compare every layer's codes with a reference.
 
-    Parameters
-    ----------
-    reference : callable
-        From a batch of images to the codes by layer, for instance
-        :meth:`IntegerResNet18.activations`.
-    others : mapping of str to callable
-        Likewise, by name.
-    images : Tensor
-        float32, normalized, shape (N, channels, H, W).
-
-    Returns
-    -------
-    dict of str to Agreement
-        By the names of ``others``; in each, ``first`` is the reference.
-
-    Raises
-    ------
-    ValueError
-        If two do not have the same layers, or a layer not the same shape.
+    ``images`` are float32, normalized, of shape (N, channels, H, W). A ValueError says if two
+    versions do not have the same layers, or a layer not the same shape.
     """
-    seen: dict[str, dict[str, list[int]]] = {name: {} for name in others}
+    counts: dict[str, list[DataFrame]] = {name: [] for name in others}
     classes: dict[str, list[ndarray]] = {name: [] for name in others}
     expected: list[ndarray] = []
     steps = list(batches(images, size=BATCH))
@@ -107,14 +77,12 @@ def compare_codes(
         expected.append(right["fc"].q.argmax(1))
         for name, run in others.items():
             codes = run(batch)
-            _count(right, codes, seen[name])
+            counts[name].append(_count(right, codes))
             classes[name].append(codes["fc"].q.argmax(1))
+    how = {"activations": "sum", "different": "sum", "largest": "max"}
     return {
         name: Agreement(
-            DataFrame(
-                [(layer, *counts) for layer, counts in seen[name].items()],
-                columns=["layer", "activations", "different", "largest"],
-            ),
+            concat(counts[name]).groupby("layer", sort=False).agg(how).reset_index(),
             np.concatenate(expected),
             np.concatenate(classes[name]),
         )
@@ -122,17 +90,16 @@ def compare_codes(
     }
 
 
-def _count(a: dict[str, Quantized], b: dict[str, Quantized], seen: dict[str, list[int]]) -> None:
-    """Add what two runs of one batch have in each layer: codes, different ones, largest gap."""
+def _count(a: dict[str, Quantized], b: dict[str, Quantized]) -> DataFrame:
+    """Return for every layer of one batch: how many codes, how many differ, the largest gap."""
     if a.keys() != b.keys():
         raise ValueError(f"layers of only one of the two: {sorted(a.keys() ^ b.keys())}")
+    rows = []
     for layer in a:
         left, right = a[layer].q, b[layer].q
         if left.shape != right.shape:
             raise ValueError(f"{layer}: the shapes {left.shape} and {right.shape} differ")
         apart = left != right
         gap = np.abs(left[apart].astype(np.int16) - right[apart])
-        counts = seen.setdefault(layer, [0, 0, 0])
-        counts[0] += apart.size
-        counts[1] += gap.size
-        counts[2] = max(counts[2], int(gap.max(initial=0)))
+        rows.append((layer, apart.size, gap.size, int(gap.max(initial=0))))
+    return DataFrame(rows, columns=["layer", "activations", "different", "largest"])

@@ -4,8 +4,8 @@ import argparse
 import os
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,6 @@ from tqdm import tqdm
 from utils import data, environment, results, settings, training
 from utils.catalog import ENOUGH_ROUNDS, VARIANTS
 from utils.lab import isolation, runtimes
-from utils.lab.footprint import flushes_denormals
 from utils.models import weights_hash
 from utils.timing import (
     BenchmarkError,
@@ -43,31 +42,15 @@ def headline(
     """Repeat verdicts in fresh processes, so that their intervals cover processes as well.
 
     Where memory lies and what the machine does differ from process to process, and no number of
-    rounds in one of them shows it.
-
-    Parameters
-    ----------
-    chosen : DataFrame
-        Rows of :func:`verdicts`: batch, threads, int8, fastest_float.
-    folder : Path
-        That :func:`utils.lab.runtimes.export` filled.
-    images : Tensor
-        As for :func:`sweep`.
-    processes, rounds : int
-        Every row is timed for so many rounds in each of so many processes.
-    limit : float
-        Seconds for each process.
+    rounds in one of them shows it. ``chosen`` are rows of :func:`utils.timing.verdicts`; ``folder``
+    and ``images`` are as for :func:`sweep`; ``limit`` is in seconds, for each process. A
+    :class:`BenchmarkError` says why one failed.
 
     Returns
     -------
     DataFrame
-        Columns as :func:`verdicts`, and processes. A ratio is the mean of the processes' medians;
-        its ends are the :func:`interval` of processes and rounds.
-
-    Raises
-    ------
-    BenchmarkError
-        If a process fails; says why.
+        Columns as :func:`utils.timing.verdicts`, and processes. A ratio is the mean of the
+        processes' medians; its ends are the :func:`interval` of processes and rounds.
     """
     asked = chosen[["batch", "threads", "int8", "fastest_float"]].to_dict(orient="records")
     calls = [(asked, str(folder), images.numpy(), rounds)] * processes
@@ -75,9 +58,8 @@ def headline(
     if problems := [outcome.problem for outcome in outcomes if outcome.problem]:
         raise BenchmarkError(f"a fresh process could not time the headline: {problems[0]}")
     rows = []
-    for place, setting in enumerate(asked):
-        tables = [outcome.value[place] for outcome in outcomes]
-        row = dict(setting)
+    for row, *tables in zip(asked, *(outcome.value for outcome in outcomes), strict=True):
+        row = dict(row)
         named = {"int8": row["int8"], "eager": "float_eager", "fastest_float": row["fastest_float"]}
         times = {key: np.stack([table[name] for table in tables]) for key, name in named.items()}
         row |= {f"{key}_ms": float(np.median(ms)) for key, ms in times.items()}
@@ -89,23 +71,11 @@ def headline(
     return pd.DataFrame(rows)
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """What :func:`sweep` found.
+class Sweep(NamedTuple):
+    """What :func:`sweep` timed and what it left out."""
 
-    Attributes
-    ----------
-    samples : DataFrame
-        As :func:`latency` returns them.
-    left_out : DataFrame
-        variant, batch, threads, problem: what was not timed, and why.
-    flushes_denormals : bool
-        Whether denormal floats counted as zero meanwhile.
-    """
-
-    samples: pd.DataFrame
-    left_out: pd.DataFrame
-    flushes_denormals: bool
+    samples: pd.DataFrame  # as latency() returns them
+    left_out: pd.DataFrame  # variant, batch, threads, problem (why)
 
 
 def sweep(
@@ -123,25 +93,10 @@ def sweep(
     Every pair gets models of its own, since an int8 layer of oneDNN stays with what it chose for
     the first input and thread count that it met.
 
-    Parameters
-    ----------
-    names : list of str
-        Keys of :data:`utils.catalog.VARIANTS`.
-    folder : Path
-        That :func:`utils.lab.runtimes.export` filled.
-    images : Tensor
-        float32, normalized, shape (N, C, H, W), N no smaller than the largest batch.
-    batches, threads : tuple of int
-        Every pair is timed.
-    rounds, seconds
-        Of each pair, as for :func:`latency`.
-
-    Raises
-    ------
-    ValueError
-        If a batch is larger than ``images``.
-    BenchmarkError
-        If no variant is left.
+    ``names`` are keys of :data:`utils.catalog.VARIANTS`; a BenchmarkError says if none of them
+    works. :func:`utils.lab.runtimes.export` has filled the folder. ``images`` are float32,
+    normalized, (N, C, H, W); a ValueError says if the largest batch needs more. ``rounds`` and
+    ``seconds`` limit each pair, as for :func:`latency`.
     """
     if max(batches) > len(images):
         raise ValueError(f"a batch of {max(batches)} needs as many images; there are {len(images)}")
@@ -149,7 +104,6 @@ def sweep(
     pairs = [(batch, count) for count in threads for batch in batches]
     for batch, count in tqdm(pairs, desc="settings", leave=False):
         inputs = images[:batch].clone()
-        reference = _eager_logits(folder, inputs)
         models, problems = {}, {}
         for name in names:
             try:
@@ -158,7 +112,7 @@ def sweep(
             except runtimes.VariantError as error:
                 problems[name] = str(error)
         with steady(count):
-            checked = verify(models, inputs, reference)
+            checked = verify(models, inputs, _eager_logits(folder, inputs))
         for row in checked[~checked["ok"]].itertuples():
             problems[row.variant] = row.problem
             del models[row.variant]
@@ -167,16 +121,11 @@ def sweep(
             raise BenchmarkError("no variant can be timed: " + "; ".join(problems.values()))
         samples.append(latency(models, inputs, rounds=rounds, threads=count, seconds=seconds))
     columns = ["variant", "batch", "threads", "problem"]
-    return Sweep(
-        pd.concat(samples, ignore_index=True),
-        pd.DataFrame(left_out, columns=columns),
-        flushes_denormals(),
-    )
+    return Sweep(pd.concat(samples, ignore_index=True), pd.DataFrame(left_out, columns=columns))
 
 
 def _eager_logits(folder: Path, inputs: Tensor) -> Tensor:
-    with torch.inference_mode():
-        return runtimes.load("float_eager", folder, tuple(inputs.shape))(inputs)
+    return runtimes.load("float_eager", folder, tuple(inputs.shape))(inputs)
 
 
 def _timed_again(
@@ -195,80 +144,64 @@ def _timed_again(
     return tables
 
 
-def _parser() -> argparse.ArgumentParser:
-    def positive(text: str) -> int:
-        if not text.isdecimal() or int(text) < 1:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-        return int(text)
-
-    def threads(text: str) -> int:
-        if positive(text) > (os.cpu_count() or 1):
-            raise argparse.ArgumentTypeError(f"{text}: this machine has {os.cpu_count()} cores")
-        return int(text)
-
-    def out(text: str) -> Path:
-        path = Path(text)
-        if path.suffix != ".json" or not path.parent.is_dir():
-            raise argparse.ArgumentTypeError(f"{text!r}: needs a file .json in an existing folder")
-        return path
-
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m utils.lab.benchmark",
         description="Time the variants of the course's ResNet-18, interleaved, on this machine.",
     )
-    known = list(VARIANTS)
+    known, cores = list(VARIANTS), os.cpu_count() or 1
     parser.add_argument("--variants", nargs="+", metavar="NAME", choices=known, help=f"{known}")
-    parser.add_argument("--batch", nargs="+", type=positive, default=[1, 64], help="images a call")
-    parser.add_argument("--threads", nargs="+", type=threads, default=[1], help="default: 1")
-    parser.add_argument("--rounds", type=positive, default=30, help="of each setting, at least 2")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 64], help="images per call")
+    parser.add_argument("--threads", nargs="+", type=int, default=[1], help="default: 1")
+    parser.add_argument("--rounds", type=int, default=30, help="of each setting, at least 2")
     parser.add_argument("--baseline", metavar="NAME", choices=known, default="float_eager")
-    parser.add_argument("--out", type=out, metavar="FILE.json", help="also write the result here")
-    return parser
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    parser = _parser()
-    chosen = parser.parse_args(arguments)
-    names = list(dict.fromkeys(chosen.variants or runtimes.names()))
-    if chosen.baseline not in names:
-        parser.error(f"the baseline {chosen.baseline} is not among the variants {names}")
-    if chosen.rounds < 2:
-        parser.error("--rounds 1 has no spread: ask for 2 or more")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="also write the result here")
+    given = parser.parse_args(arguments)
+    names, out = list(dict.fromkeys(given.variants or runtimes.names())), given.out
     config = settings.load()
+    for fine, problem in (
+        (min(given.batch) > 0, f"--batch {min(given.batch)} is not 1 or more"),
+        (min(given.threads) > 0, f"--threads {min(given.threads)} is not 1 or more"),
+        (max(given.threads) <= cores, f"--threads: this machine has {cores} cores"),
+        (given.rounds > 1, f"--rounds {given.rounds} has no spread: ask for 2 or more"),
+        (given.baseline in names, f"the baseline {given.baseline} is not among {names}"),
+        (
+            out is None or (out.suffix == ".json" and out.parent.is_dir()),
+            f"--out {out}: needs a file .json in an existing folder",
+        ),
+    ):
+        if not fine:
+            parser.error(problem)
     dataset = data.load(config)
-    if max(chosen.batch) > (most := len(dataset.test_images)):
-        parser.error(f"--batch {max(chosen.batch)}: there are {most} test images")
+    if max(given.batch) > (most := len(dataset.test_images)):
+        parser.error(f"--batch {max(given.batch)}: there are {most} test images")
     model, _ = training.load_or_train(config, dataset)
-    images = dataset.normalizer()(dataset.test_images[: max(chosen.batch)])
-    with tempfile.TemporaryDirectory() as folder:
-        calibration = data.calibration_images(dataset, config.calibration_images)
-        runtimes.export(Path(folder), model, calibration)
-        found = sweep(
-            names, Path(folder), images, chosen.batch, chosen.threads, rounds=chosen.rounds
-        )
+    images = dataset.normalizer()(dataset.test_images[: max(given.batch)])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        runtimes.export(folder, model, data.calibration_images(dataset, config.calibration_images))
+        found = sweep(names, folder, images, given.batch, given.threads, rounds=given.rounds)
     for row in found.left_out.itertuples():
         print(f"left out at batch {row.batch}, {row.threads} threads: {row.problem}")
     try:
-        table = summarize(found.samples, chosen.baseline)
+        table = summarize(found.samples, given.baseline)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
     print(table.round(2).to_string(index=False))
     print(busy(table) or "The rounds agree: the machine was quiet.")
-    if chosen.out:
+    if out:
+        weights = {"float32": weights_hash(model)}
         record = {
             "summary": table,
             "left_out": found.left_out,
-            "baseline": chosen.baseline,
+            "baseline": given.baseline,
             "busy": busy(table),
-            "flushes_denormals": found.flushes_denormals,
             "samples": found.samples.round(4),
-            "environment": environment.describe(
-                config, dataset.source, {"float32": weights_hash(model)}
-            ),
+            "environment": environment.describe(config, dataset.source, weights),
         }
-        results.save(chosen.out, record)
+        results.save(out, record)
     return 0
 
 

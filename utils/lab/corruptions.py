@@ -1,4 +1,4 @@
-"""Test images as a camera, a scanner or another country might deliver them."""
+"""Test images that are corrupted by degrees."""
 
 import torch
 from torch import Tensor
@@ -12,31 +12,13 @@ STRENGTHS = (1, 2, 3, 4, 5)
 def shift(images: Tensor, kind: str, strength: int, seed: int = 0) -> Tensor:
     """Return images as a camera, a scanner or another country might deliver them.
 
-    Kinds of corruption at five strengths, after Hendrycks and Dietterich: Benchmarking Neural
-    Network Robustness to Common Corruptions and Perturbations (ICLR 2019).
+    Each step of ``strength``, 0 (unchanged) to 5, adds 12 degrees of rotation to a random side, 25
+    to the standard deviation of the noise, a fifth of the width (from the left) that is inverted,
+    or 18 % that the contrast around the image's mean is lowered by. After Hendrycks and Dietterich:
+    Benchmarking Neural Network Robustness to Common Corruptions and Perturbations (ICLR 2019).
 
-    Parameters
-    ----------
-    images : Tensor
-        uint8, shape (N, C, H, W).
-    kind : {"rotated", "noisy", "inverted", "low contrast"}
-        Rotated by 12 degrees for each step of strength, to a random side; Gaussian noise with a
-        standard deviation of 25 for each step; inverted from the left, a fifth of the width for
-        each step; contrast around the image's mean lowered by 18 % for each step.
-    strength : int
-        0 (unchanged) to 5.
-    seed : int
-        Of the sides and of the noise.
-
-    Returns
-    -------
-    Tensor
-        uint8, same shape.
-
-    Raises
-    ------
-    ValueError
-        For an unknown kind or strength.
+    ``images`` are uint8, (N, C, H, W), as is the result; ``seed`` decides sides and noise. A
+    ValueError names what is known if ``kind`` or ``strength`` is not.
     """
     if kind not in SHIFTS or strength not in (0, *STRENGTHS):
         raise ValueError(

@@ -1,6 +1,7 @@
 """Find out what int8 costs and where: single layers, planted faults, diagnose.
 
-Models that are called int8 here run PyTorch's real int8 kernels.
+``fused`` is always a float32 model as :func:`utils.quantization.fuse` returns it; it is not
+changed. ``name`` is that of a layer with weights; a ValueError lists them if there is no such one.
 """
 
 import contextlib
@@ -14,8 +15,8 @@ from torch.ao.nn import quantized as nnq
 from torch.ao.nn.intrinsic import ConvReLU2d
 
 from utils import quantization as ptq
-from utils.lab.observers import CODES, WEIGHTS, check_choice, convert, qconfig, weighted_layers
-from utils.models import ResNet18, tq
+from utils.lab.observers import CODES, WEIGHTS, qconfig, reconvert, weighted_layers
+from utils.models import ResNet18, layers_of, tq
 
 # What counts as a fault. Fixed by what each number means, on no data set.
 SATURATED = 0.01  # share of values beyond the range that is worth knowing
@@ -28,16 +29,7 @@ UNUSED_INPUT = 0.5
 
 @contextlib.contextmanager
 def replaced(model: nn.Module, name: str, layer: nn.Module) -> Iterator[nn.Module]:
-    """Put a layer into a model for as long as the context lasts.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Changed meanwhile: cheaper than a copy for each layer.
-    name : str
-        Of the module to replace.
-    layer : nn.Module
-    """
+    """Put a layer into a model, itself and no copy, for as long as the context lasts."""
     before = model.get_submodule(name)
     model.set_submodule(name, layer)
     try:
@@ -46,33 +38,17 @@ def replaced(model: nn.Module, name: str, layer: nn.Module) -> Iterator[nn.Modul
         model.set_submodule(name, before)
 
 
-def alone(
-    fused: nn.Module, images: Tensor, qconfig: tq.QConfig | None = None
-) -> dict[str, nn.Module]:
-    """Quantize every layer for itself, between a Quantize and a DeQuantize.
+def alone(fused: nn.Module, images: Tensor) -> dict[str, nn.Module]:
+    """Quantize every layer for itself, for :func:`replaced`: float32 in and out, int8 within.
 
-    One pass calibrates all of them. :func:`replaced` puts one into the float32 model.
-
-    Parameters
-    ----------
-    fused : nn.Module
-        As :func:`utils.quantization.fuse` returns it; not changed.
-    images : Tensor
-        Calibration images, float32, normalised, shape (N, channels, H, W).
-    qconfig : QConfig, optional
-        Instead of the engine's default.
-
-    Returns
-    -------
-    dict of str to nn.Module
-        By the layer's name: float32 in, float32 out, int8 within.
+    One pass of ``images``, float32, normalized, (N, channels, H, W), calibrates all of them.
     """
     engine = ptq.set_engine()
     model = copy.deepcopy(fused)
     names = weighted_layers(fused)
     for name in names:
         layer = tq.QuantWrapper(model.get_submodule(name))
-        layer.qconfig = tq.get_default_qconfig(engine) if qconfig is None else qconfig
+        layer.qconfig = tq.get_default_qconfig(engine)
         model.set_submodule(name, layer)
     prepared = tq.prepare(model)
     ptq.calibrate(prepared, images)
@@ -82,41 +58,20 @@ def alone(
 def round_weights(
     fused: nn.Module, name: str, weights: str = "per channel", channels: Tensor | None = None
 ) -> nn.Module:
-    """Round the weights of one layer to 8 bits and leave everything else in float32.
+    """Return one layer in float32 with weights rounded to 8 bits, for :func:`replaced`.
 
-    Parameters
-    ----------
-    fused : nn.Module
-        As :func:`utils.quantization.fuse` returns it; not changed.
-    name : str
-        Of a layer with weights.
-    weights : {"per channel", "per tensor"}
-    channels : Tensor of int64, optional
-        Output channels to round; all by default.
-
-    Returns
-    -------
-    nn.Module
-        The layer, float32; its weights are the reals ``S q`` that an int8 layer computes with.
-        :func:`replaced` puts it into the model.
-
-    Raises
-    ------
-    ValueError
-        For an unknown layer or choice; lists the known ones.
+    They are the reals ``S q`` that an int8 layer computes with. ``weights`` is "per channel" or
+    "per tensor"; ``channels``, int64, says which output channels to round (all by default).
     """
-    _check_layer(fused, name)
-    check_choice(weights, WEIGHTS)
-    layer = copy.deepcopy(fused.get_submodule(name))
+    layer = copy.deepcopy(_layer(fused, name))
     weight, observer = _weight(layer), WEIGHTS[weights]()
     observer(weight)
     scales, zero_points = observer.calculate_qparams()
-    zero_points = zero_points.int()
-    low, high = observer.quant_min, observer.quant_max
-    if weights == "per channel":
-        rounded = torch.fake_quantize_per_channel_affine(weight, scales, zero_points, 0, low, high)
-    else:
-        rounded = torch.fake_quantize_per_tensor_affine(weight, scales, zero_points, low, high)
+    ends = observer.quant_min, observer.quant_max
+    where = (0,) if weights == "per channel" else ()
+    kind = "per_channel" if where else "per_tensor"
+    round_ = getattr(torch, f"fake_quantize_{kind}_affine")
+    rounded = round_(weight, scales, zero_points.int(), *where, *ends)
     chosen = slice(None) if channels is None else channels
     weight[chosen] = rounded[chosen]
     return layer
@@ -125,47 +80,22 @@ def round_weights(
 def bits_lost(fused: nn.Module, name: str) -> Tensor:
     """Return how many bits each output channel of a layer gives up to a scale shared by all.
 
-    ``log2(max |w| / max |w_c|)``: a channel that reaches half as far is left with half the codes.
-
-    Parameters
-    ----------
-    fused : nn.Module
-    name : str
-        Of a layer with weights.
-
-    Returns
-    -------
-    Tensor
-        float32, shape (output channels,), 0 for the channel that reaches farthest.
+    ``log2(max |w| / max |w_c|)``, float32, shape (output channels,): a channel that reaches half
+    as far is left with half the codes. It is 0 for the channel that reaches farthest.
     """
-    _check_layer(fused, name)
-    reach = _weight(fused.get_submodule(name)).abs().flatten(1).amax(1)
+    reach = _weight(_layer(fused, name)).abs().flatten(1).amax(1)
     return torch.log2(reach.max() / reach)
 
 
 def in_float(fused: nn.Module, int8: nn.Module, name: str) -> nn.Module:
-    """Return one layer of an int8 model in float32, between a DeQuantize and a Quantize.
+    """Return one layer of an int8 model in float32, for :func:`replaced`.
 
     Its output still goes to the codes of the int8 layer, because the next one takes integers: what
-    this saves is the rounding of the weights, not of the output. :func:`replaced` puts it into the
-    int8 model.
-
-    Parameters
-    ----------
-    fused, int8 : nn.Module
-        The same network; neither is changed.
-    name : str
-        Of a layer with weights.
-
-    Raises
-    ------
-    ValueError
-        For an unknown layer; lists the known ones.
+    this saves is the rounding of the weights, not of the output.
     """
-    _check_layer(fused, name)
-    layer = int8.get_submodule(name)
+    exact, layer = _layer(fused, name), int8.get_submodule(name)
     again = nnq.Quantize(float(layer.scale), int(layer.zero_point), torch.quint8)
-    return nn.Sequential(nnq.DeQuantize(), fused.get_submodule(name), again)
+    return nn.Sequential(nnq.DeQuantize(), exact, again)
 
 
 def plant_outlier(
@@ -175,23 +105,9 @@ def plant_outlier(
 
     A ReLU lets a positive factor through, so the float32 function stays the same, to rounding:
     this is cross-layer equalization in reverse (Nagel et al.: Data-Free Quantization Through Weight
-    Equalization and Bias Correction, ICCV 2019, section 4.1).
-
-    Parameters
-    ----------
-    model : ResNet18
-        float32, trained, fused or not; not changed.
-    channel : int
-        Of the output of the block's ``conv1``.
-    factor : float
-        Positive.
-    block : str
-        Name of the block.
-
-    Raises
-    ------
-    ValueError
-        For a channel that does not exist or a factor that is not positive.
+    Equalization and Bias Correction, ICCV 2019, section 4.1). ``model`` is float32, trained, fused
+    or not, and is not changed; ``channel`` is one of the output of the block's ``conv1``. A
+    ValueError says if there is no such channel, or ``factor`` is not positive.
     """
     model = copy.deepcopy(model)
     place = model.get_submodule(block)
@@ -220,12 +136,11 @@ def diagnose(
 
     Parameters
     ----------
-    float_model : nn.Module
-        A :class:`~utils.models.ResNet18`, or any fused float32 model.
-    int8_model : nn.Module
-        Its int8 twin, with the same names of layers.
+    float_model, int8_model : nn.Module
+        A :class:`~utils.models.ResNet18`, or any fused float32 model, and its int8 twin, with the
+        same names of layers; or a ValueError is raised.
     images : Tensor
-        float32, shape (N, channels, H, W), normalised as in production; a few hundred.
+        float32, shape (N, channels, H, W), normalized as in production; a few hundred.
     bits : int, optional
         Of the codes that calibration used, which a converted model no longer tells; by default
         those of the engine's qconfig, 7 where it reduces the range, else 8.
@@ -233,58 +148,43 @@ def diagnose(
     Returns
     -------
     DataFrame
-        A row a layer, in the order of execution: layer; low, high (the range that its codes can
+        One row per layer, in the order of execution: layer; low, high (the range that its codes can
         represent); seen_low, seen_high (of the float32 output); saturated (share of the float32
         values beyond the range); unused (share of the 256 codes that no value took; half of them
         by design where the observer reduced the range); sqnr_db, own_db, weight_db (NaN without
         weights); verdict ("ok", or the fault in plain words; beginning with "note:" if it is worth
         knowing but no fault).
-
-    Raises
-    ------
-    ValueError
-        If the second model is not int8, or there are no images.
     """
     if not ptq.is_quantized(int8_model):
         raise ValueError("the second model is float32: diagnose(float_model, int8_model, images)")
     if not len(images):
         raise ValueError("no images: take a few hundred of those that the model will meet")
-    fused = float_model
-    if any(isinstance(module, nn.BatchNorm2d) for module in float_model.modules()):
-        fused = ptq.fuse(float_model)
+    fused = ptq.fuse(float_model) if layers_of(float_model, nn.BatchNorm2d) else float_model
     exact, coarse = (ptq.layer_outputs(model, images) for model in (fused, int8_model))
     default = tq.get_default_qconfig(torch.backends.quantized.engine).activation()
     bits = bits or (7 if default.reduce_range else 8)
-    rows = [
-        _diagnose_layer(name, exact[name], coarse[name], fused, int8_model, bits)
-        for name in exact
-        if hasattr(int8_model.get_submodule(name), "scale")
-    ]
+    rows = []
+    for name, output in exact.items():
+        module = int8_model.get_submodule(name)
+        if hasattr(module, "scale"):
+            weight = _weight(fused.get_submodule(name)) if hasattr(module, "weight") else None
+            rows.append({"layer": name} | _judge(output, coarse[name], module, weight, bits))
     return pd.DataFrame(rows)
 
 
 def culprit(table: pd.DataFrame) -> pd.Series | None:
-    """Return the row of the layer to look at first, None if there is no fault.
+    """Return the row of :func:`diagnose` to look at first, None if there is no fault.
 
-    Parameters
-    ----------
-    table : DataFrame
-        As :func:`diagnose` returns it.
-
-    Returns
-    -------
-    Series or None
-        A layer that was never calibrated; else the input, since a wrong input spoils every range
-        behind it; else the layer whose own noise is the worst. Notes are no faults.
+    A layer that was never calibrated; else the input, since a wrong input spoils every range after
+    it; else the layer whose own noise is the worst. Notes are no faults.
     """
     faults = table[has_fault(table)]
     if faults.empty:
         return None
-    blind = faults[faults["verdict"].str.startswith("never calibrated")]
-    if not blind.empty:
-        return blind.iloc[0]
-    if "quant" in set(faults["layer"]):
-        return faults.set_index("layer", drop=False).loc["quant"]
+    uncalibrated = faults["verdict"].str.startswith("never calibrated")
+    for first in (faults[uncalibrated], faults[faults["layer"] == "quant"]):
+        if not first.empty:
+            return first.iloc[0]
     in_weights = faults["verdict"].str.startswith("per-tensor")
     return faults.loc[faults["own_db"].mask(in_weights, faults["weight_db"]).idxmin()]
 
@@ -295,18 +195,9 @@ def has_fault(table: pd.DataFrame) -> pd.Series:
 
 
 def saturated(exact: Tensor, module: nn.Module) -> float:
-    """Return the share of values that lie beyond the range of an int8 layer, by half a step.
-
-    Parameters
-    ----------
-    exact : Tensor
-        What the layer puts out in float32.
-    module : nn.Module
-        The int8 layer.
-    """
-    low, high = _range(module)
-    half = float(module.scale) / 2
-    return ((exact < low - half) | (exact > high + half)).double().mean().item()
+    """Return the share of float32 outputs more than half a step beyond an int8 layer's range."""
+    scale, _, low, high = _range(module)
+    return ((exact < low - scale / 2) | (exact > high + scale / 2)).double().mean().item()
 
 
 def cases(
@@ -314,50 +205,38 @@ def cases(
 ) -> Iterator[dict]:
     """Make int8 models for :func:`diagnose` to judge, half of them healthy, half with a fault.
 
-    Parameters
-    ----------
-    fused : nn.Module
-        Trained, float32.
-    pixels, labels : Tensor
-        Training images, uint8, shape (N, channels, H, W), and their classes, shape (N,).
-    normalize : callable
-        From uint8 pixels to what the model was trained on.
-    draw : int
-        Of the calibration images, the layers and the channels.
-
-    Yields
-    ------
-    dict
-        kind (in words); guilty (the layer to be named, empty for a healthy model); and the
-        arguments float_model, int8_model, images and bits of :func:`diagnose`.
+    ``pixels`` are training images, uint8, (N, channels, H, W), ``labels`` their classes, (N,), and
+    ``normalize`` maps pixels to what the model was trained on. ``draw`` decides the calibration
+    images, the layers and the channels. Each dict holds kind (in words), guilty (the layer to be
+    named, empty for a healthy model) and the arguments of :func:`diagnose`.
     """
     random = torch.Generator().manual_seed(draw)
     order = torch.randperm(len(pixels), generator=random)
     few, met = pixels[order[:128]], pixels[order[128:192]]
+    normal, usual = normalize(few), normalize(met)
 
-    def calibrated(x: Tensor, observer: str = "histogram", model: nn.Module = fused) -> nn.Module:
+    def calibrated(x, observer="histogram", model=fused):
         prepared = ptq.prepare(model, qconfig=qconfig(observer))
         ptq.calibrate(prepared, x)
         return prepared
 
-    def case(kind, int8_model, guilty="", model=fused, images=None, bits=7):
-        images = normalize(met) if images is None else images
+    def case(kind, int8_model, guilty="", model=fused, images=usual, bits=7):
         made = {"float_model": model, "int8_model": int8_model, "images": images, "bits": bits}
         return {"kind": kind, "guilty": guilty, **made}
 
-    prepared = calibrated(normalize(few))
-    yield case("healthy, per tensor", convert(prepared, weights="per tensor"))
-    yield case("healthy, symmetric", convert(prepared, activations="symmetric"))
-    yield case("healthy, 8 bits", convert(prepared, bits=8), bits=8)
-    healthy = convert(prepared)
+    prepared = calibrated(normal)
+    yield case("healthy, per tensor", reconvert(prepared, weights="per tensor"))
+    yield case("healthy, symmetric", reconvert(prepared, activations="symmetric"))
+    yield case("healthy, 8 bits", reconvert(prepared, bits=8), bits=8)
+    healthy = reconvert(prepared)
     yield case("healthy, default", healthy)
     for observer in ("min-max", "moving average", "percentile"):
-        yield case(f"healthy, {observer}", convert(calibrated(normalize(few), observer)))
+        yield case(f"healthy, {observer}", reconvert(calibrated(normal, observer)))
     of_class = pixels[labels == draw % 10][:128]
-    yield case("healthy, calibrated on one class", convert(calibrated(normalize(of_class))))
+    yield case("healthy, calibrated on one class", reconvert(calibrated(normalize(of_class))))
 
     for kind, x, y in (("0 to 1", few / 255, met / 255), ("raw", few.float(), met.float())):
-        yield case(f"calibrated on pixels {kind}", convert(calibrated(x)), "quant")
+        yield case(f"calibrated on pixels {kind}", reconvert(calibrated(x)), "quant")
         yield case(f"used on pixels {kind}", healthy, "quant", images=y)
     names = list(ptq.observers(prepared))
     blocks = [name.removesuffix(".add_relu") for name in names if name.endswith("add_relu")]
@@ -370,25 +249,23 @@ def cases(
         block = blocks[torch.randint(len(blocks), (), generator=random)]
         channel = bits_lost(fused, f"{block}.conv1").argsort()[draw].item()  # a wide one
         planted = plant_outlier(fused, channel, factor, block)
-        int8_model = convert(calibrated(normalize(few), "min-max", planted))
+        int8_model = reconvert(calibrated(normal, "min-max", planted))
         yield case(f"outlier channel, factor {factor}", int8_model, f"{block}.conv1", planted)
 
 
-def _range(module: nn.Module) -> tuple[float, float]:
+def _range(module: nn.Module) -> tuple[float, int, float, float]:
+    """Return scale, zero point, and the lowest and the highest number that a code stands for."""
     scale, zero_point = float(module.scale), int(module.zero_point)
-    return scale * (0 - zero_point), scale * (CODES - 1 - zero_point)
+    return scale, zero_point, scale * (0 - zero_point), scale * (CODES - 1 - zero_point)
 
 
-def _diagnose_layer(
-    name: str, exact: Tensor, coarse: Tensor, fused: nn.Module, int8_model: nn.Module, bits: int
+def _judge(
+    exact: Tensor, coarse: Tensor, module: nn.Module, weight: Tensor | None, bits: int
 ) -> dict:
-    module = int8_model.get_submodule(name)
-    scale, zero_point = float(module.scale), int(module.zero_point)
-    low, high = _range(module)
+    scale, zero_point, low, high = _range(module)
     codes = torch.round(coarse / scale + zero_point).flatten().int()
     rounded = torch.fake_quantize_per_tensor_affine(exact, scale, zero_point, 0, CODES - 1)
     row = {
-        "layer": name,
         "low": low,
         "high": high,
         "seen_low": exact.min().item(),
@@ -396,32 +273,29 @@ def _diagnose_layer(
         "saturated": saturated(exact, module),
         "unused": (torch.bincount(codes, minlength=CODES) == 0).double().mean().item(),
         "sqnr_db": ptq.sqnr(exact, coarse),
-        "own_db": _channel_sqnr(exact.transpose(0, 1), rounded.transpose(0, 1)).median().item(),
+        "own_db": _median_sqnr(exact.transpose(0, 1), rounded.transpose(0, 1)),
         "weight_db": float("nan"),
     }
-    if hasattr(module, "weight"):
-        weight, quantized = _weight(fused.get_submodule(name)), module.weight()
-        row["weight_db"] = _channel_sqnr(weight, quantized.dequantize()).median().item()
+    if weight is not None:
+        row["weight_db"] = _median_sqnr(weight, module.weight().dequantize())
     weak = min(row["own_db"], ptq.sqnr(exact, rounded)) < WEAK_DB  # or a few channels are cut off
     return row | {"verdict": _verdict(row, exact, module, bits, weak)}
 
 
 def _verdict(row: dict, exact: Tensor, module: nn.Module, bits: int, weak: bool) -> str:
-    scale, zero_point = float(module.scale), int(module.zero_point)
+    scale, zero_point, low, high = _range(module)
     if (scale, zero_point) == (1.0, 0):
         return "never calibrated: scale 1 and zero point 0 are what an observer without data gives"
     is_input = isinstance(module, nnq.Quantize)
-    if row["saturated"] > SATURATED:
-        cause = "normalised as for the calibration?" if is_input else "calibrated on other data?"
+    cause = "normalized as for the calibration?" if is_input else "calibrated on other data?"
+    if (beyond := row["saturated"]) > SATURATED:
         note = "" if weak else "note: "
-        return (
-            f"{note}range too narrow: {row['saturated']:.1%} of the values lie beyond it; {cause}"
-        )
-    used = (row["seen_high"] - row["seen_low"]) / (scale * (2**bits - 1))
-    if is_input and used < UNUSED_INPUT:
+        return f"{note}range too narrow: {beyond:.1%} of the values lie beyond it; {cause}"
+    seen = row["seen_high"] - row["seen_low"]
+    if is_input and (used := seen / (scale * (2**bits - 1))) < UNUSED_INPUT:
         return (
             f"range too wide: the input uses {used:.0%} of what the model was calibrated for; "
-            f"normalised as for the calibration?"
+            f"{cause}"
         )
     if row["own_db"] < WEAK_DB:
         ranges = exact.abs().transpose(0, 1).flatten(1).amax(1)
@@ -429,17 +303,13 @@ def _verdict(row: dict, exact: Tensor, module: nn.Module, bits: int, weak: bool)
         if len(ranges) > 1 and times > OUTLIER:
             loud = ranges.argmax()
             return f"outlier: channel {loud} takes the range, {times:.0f} times the median's"
-        cause = "normalised as for the calibration?" if is_input else "calibrated on other data?"
-        wide = (row["high"] - row["low"]) / (row["seen_high"] - row["seen_low"])
-        return f"range too wide: {wide:.0f} times what the values need; {cause}"
-    if hasattr(module, "weight"):
-        weight = module.weight()
-        if weight.qscheme() == torch.per_tensor_affine:
-            codes = weight.int_repr().abs().flatten(1).amax(1).double()
-            weakest = codes.argmin()
-            left = 1 + torch.log2(codes[weakest].clamp(min=1)).item()
-            note = "" if row["weight_db"] < WEAK_DB else "note: "
-            return f"{note}per-tensor weights: channel {weakest} is left with {left:.1f} of 8 bits"
+        return f"range too wide: {(high - low) / seen:.0f} times what the values need; {cause}"
+    if hasattr(module, "weight") and module.weight().qscheme() == torch.per_tensor_affine:
+        codes = module.weight().int_repr().abs().flatten(1).amax(1).double()
+        weakest = codes.argmin()
+        left = 1 + torch.log2(codes[weakest].clamp(min=1)).item()
+        note = "" if row["weight_db"] < WEAK_DB else "note: "
+        return f"{note}per-tensor weights: channel {weakest} is left with {left:.1f} of 8 bits"
     return "ok"
 
 
@@ -447,15 +317,15 @@ def _weight(layer: nn.Module) -> Tensor:
     return (layer[0] if isinstance(layer, ConvReLU2d) else layer).weight.detach()
 
 
-def _channel_sqnr(exact: Tensor, coarse: Tensor) -> Tensor:
-    """SQNR of every row in dB; rows that are silent in float32 are left out."""
+def _median_sqnr(exact: Tensor, coarse: Tensor) -> float:
+    """SQNR of the median row in dB; rows that are silent in float32 are left out."""
     exact, coarse = exact.double().flatten(1), coarse.double().flatten(1)
     signal = exact.square().sum(1)
     noise = (exact - coarse).square().sum(1).clamp(min=1e-300)
-    return 10 * torch.log10((signal / noise)[signal > 0])
+    return 10 * torch.log10((signal / noise)[signal > 0]).median().item()
 
 
-def _check_layer(fused: nn.Module, name: str) -> None:
-    known = weighted_layers(fused)
-    if name not in known:
+def _layer(fused: nn.Module, name: str) -> nn.Module:
+    if name not in (known := weighted_layers(fused)):
         raise ValueError(f"no layer with weights {name!r}; there are: {', '.join(known)}")
+    return fused.get_submodule(name)

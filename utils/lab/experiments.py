@@ -34,30 +34,12 @@ def run_all(
     grid, the source text of ``run``, the functions beside it and the plain values that it uses, the
     library's own source, and torch's version. Change any of them and it is made anew.
 
-    Parameters
-    ----------
-    settings : Settings
-    name : str
-        Of the experiment, for the file.
-    run : callable
-        Takes one value of each row of the grid by name; returns one row or several, as mappings
-        from column to a number or a string.
-    made_by : mapping
-        What else decides the result and JSON can hold: each model's
-        :func:`~utils.models.weights_hash` (a recipe is not enough: the same one, trained again on
-        another device, gives other weights), numbers of images.
-    **grid : sequence
-        Values of each parameter; the last one changes fastest.
-
-    Returns
-    -------
-    DataFrame
-        The grid's columns, then those that ``run`` returned.
-
-    Raises
-    ------
-    ExperimentError
-        If the grid is empty, or a kept table is damaged.
+    ``run`` takes one value of each row of the grid by name, of which the last changes fastest. It
+    returns one row or several, as mappings from column to a number or a string, which follow the
+    grid's columns in the table. ``made_by`` names for JSON what else decides the result: numbers
+    of images, and each model's :func:`~utils.models.weights_hash` (a recipe that is trained again
+    gives other weights). An :class:`ExperimentError` says if the grid is empty or a kept table is
+    damaged.
     """
     if not grid or not all(len(values) for values in grid.values()):
         raise ExperimentError(f"experiment {name!r} has an empty grid: {grid}")
@@ -108,7 +90,7 @@ def _library() -> str:
     """Hash of every module that an experiment's numbers can depend on."""
     digest = hashlib.sha256()
     core = ("data", "models", "training", "quantization", "comparison")
-    lab = ("corruptions", "observers", "diagnosis")
+    lab = ("corruptions", "observers", "diagnosis", "resampling")
     for name in (*core, *(f"lab/{name}" for name in lab)):
         digest.update((PROJECT / "utils" / f"{name}.py").read_bytes())
     return digest.hexdigest()

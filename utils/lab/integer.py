@@ -8,7 +8,7 @@ an image is a row of a matrix, and a convolution is one matrix product.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -31,43 +31,27 @@ CHOICES = {
 INT16 = np.iinfo(np.int16)
 BATCH = 250  # images at a time: their patches take some hundred megabytes
 ADD_SHIFT = 20  # bits by which codes move left before two of them are added in fixed point
+Stride = int | tuple[int, int]  # of both axes, or of rows and columns
+Padding = int | tuple[int, ...]  # of every side, or left, right, top, bottom; negative: cut off
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Every choice that decides the bits. The default is fbgemm's.
+    """Every choice that decides the bits, out of :data:`CHOICES`. The default is fbgemm's."""
 
-    Attributes
-    ----------
-    rounding : {"half even", "half away"}
-        Where a real number halfway between two codes goes; fixed point has a rule of its own.
-    padding : {"zero point", "zero"}
-        The code that stands around an image. Z_x stands for the real number 0; the code 0 does not.
-    bias : {"float32", "int32"}
-        Added as a fraction to the accumulator, or rounded to an integer before.
-    multiplier : {"float32", "fixed point"}
-        Requantization by a float32, or by an int32 and a shift; needs ``bias="int32"``.
-    accumulator : {"int32", "int16 pairs"}
-        Exact, or every two neighbouring products summed in a saturating int16 first, as the
-        instruction ``vpmaddubsw`` of processors without VNNI does.
-
-    Raises
-    ------
-    ValueError
-        For an unknown choice, naming the known ones; for fixed point with a fractional bias.
-    """
-
-    rounding: str = "half even"
-    padding: str = "zero point"
-    bias: str = "float32"
-    multiplier: str = "float32"
+    rounding: str = "half even"  # where a real number halfway between two codes goes
+    padding: str = "zero point"  # the code around an image; Z_x stands for the real number 0
+    bias: str = "float32"  # added as a fraction to the accumulator, or rounded before
+    multiplier: str = "float32"  # or an int32 and a shift, which round by a rule of their own
+    # Or every two neighboring products saturate an int16 first, as in the instruction vpmaddubsw of
+    # processors without VNNI.
     accumulator: str = "int32"
 
     def __post_init__(self):
-        for field in fields(self):
-            value, allowed = getattr(self, field.name), CHOICES[field.name]
-            if value not in allowed:
-                raise ValueError(f"{field.name}={value!r} is unknown; known: {', '.join(allowed)}")
+        for name, value in vars(self).items():
+            if value not in CHOICES[name]:
+                known = ", ".join(CHOICES[name])
+                raise ValueError(f"{name}={value!r} is unknown; known: {known}")
         if self.multiplier == "fixed point" and self.bias != "int32":
             raise ValueError("multiplier='fixed point' leaves no fractions: choose bias='int32'")
 
@@ -78,15 +62,7 @@ FIXED_POINT = Arithmetic(bias="int32", multiplier="fixed point")
 
 @dataclass(frozen=True)
 class Quantized:
-    """Codes and what they stand for.
-
-    Attributes
-    ----------
-    q : ndarray
-        uint8, shape (N, H, W, C) or (N, C).
-    scale : float32
-    zero_point : int
-    """
+    """Codes, uint8 of shape (N, H, W, C) or (N, C), and what they stand for."""
 
     q: ndarray
     scale: np.float32
@@ -99,88 +75,43 @@ class Quantized:
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution or linear layer, with the batch norm folded in.
+    """A convolution or linear layer, with the batch norm folded in."""
 
-    Attributes
-    ----------
-    weight : ndarray
-        int8, shape (outputs, kernel height, kernel width, inputs); symmetric, Z_w = 0.
-    weight_scale : ndarray
-        float32, shape (outputs,): one S_w for each output channel.
-    bias : ndarray
-        float32, shape (outputs,), in real units.
-    scale : float32
-        S_y.
-    zero_point : int
-        Z_y.
-    relu : bool
-        Whether a ReLU is fused in.
-    stride, padding : int
-    """
-
-    weight: ndarray
-    weight_scale: ndarray
-    bias: ndarray
-    scale: np.float32
-    zero_point: int
-    relu: bool = False
-    stride: int = 1
-    padding: int = 0
+    weight: ndarray  # int8, (outputs, kernel height, kernel width, inputs); symmetric, Z_w = 0
+    weight_scale: ndarray  # float32, (outputs,): one S_w for each output channel
+    bias: ndarray  # float32, (outputs,), in real units
+    scale: np.float32  # S_y
+    zero_point: int  # Z_y
+    relu: bool = False  # whether one is fused in
+    stride: Stride = 1
+    padding: Padding = 0
 
     def accumulate(self, x: Quantized, arithmetic: Arithmetic = FBGEMM) -> ndarray:
         """Return the int32 sums ``sum (q_x - Z_x) q_w``, before bias and requantization.
 
         Expanded, this is ``sum q_x q_w - Z_x sum q_w`` (Jacob et al. 2018, equation 7, with
-        Z_w = 0); the second sum is a constant of the layer.
-
-        Parameters
-        ----------
-        x : Quantized
-            Shape (N, H, W, inputs), or (N, inputs) for a linear layer.
-        arithmetic : Arithmetic
-
-        Returns
-        -------
-        ndarray
-            int32, shape (N, H', W', outputs) or (N, outputs).
-
-        Raises
-        ------
-        ValueError
-            If the number of input channels does not fit.
+        Z_w = 0); the second sum is a constant of the layer. From the shape (N, H, W, inputs) to
+        (N, H', W', outputs), or (N, inputs) to (N, outputs) for a linear layer. A ValueError says
+        if the number of input channels does not fit.
         """
         outputs, height, width, inputs = self.weight.shape
         if x.q.shape[-1] != inputs:
             raise ValueError(f"the layer takes {inputs} channels, the input has {x.q.shape[-1]}")
-        weight = self.weight.reshape(outputs, -1)
-        fill = x.zero_point if arithmetic.padding == "zero point" else 0
-        rows = (
-            x.q if x.q.ndim == 2 else patches(x.q, (height, width), self.stride, self.padding, fill)
-        )
+        weight, rows = self.weight.reshape(outputs, -1), x.q
+        if x.q.ndim == 4:
+            fill = x.zero_point if arithmetic.padding == "zero point" else 0
+            rows = patches(x.q, (height, width), self.stride, self.padding, fill)
         total = integer_product(rows, weight)
         if arithmetic.accumulator == "int16 pairs":
             total -= saturation_loss(rows, weight)
         return total - x.zero_point * weight.sum(1, dtype=np.int32)
 
     def requantize(self, total: ndarray, input_scale: np.float32, arithmetic=FBGEMM) -> ndarray:
-        """Turn int32 sums into the codes of the output.
+        """Turn int32 sums, whose last axis is the channels, into the uint8 codes of the output.
 
         ``q_y = Z_y + round(M (sum + b / (S_x S_w)))`` with ``M = S_x S_w / S_y`` (Jacob et al.
-        2018, equations 4 and 5), clamped to 0 to 255, or to Z_y to 255 behind a ReLU: code Z_y is
+        2018, equations 4 and 5), clamped to 0 to 255, or to Z_y to 255 after a ReLU: code Z_y is
         the real number 0. fbgemm computes each factor, product and sum in float32, in this order.
-
-        Parameters
-        ----------
-        total : ndarray
-            int32, last axis the output channels.
-        input_scale : float32
-            S_x.
-        arithmetic : Arithmetic
-
-        Returns
-        -------
-        ndarray
-            uint8, the shape of ``total``.
         """
         unit = input_scale * self.weight_scale  # what an accumulator's 1 is worth
         bias = self.bias / unit
@@ -191,8 +122,7 @@ class Layer:
         else:
             real = total.astype(np.float32) + bias.astype(np.float32)
             codes = round_to(real * (unit / self.scale), arithmetic.rounding)
-        lowest = self.zero_point if self.relu else 0
-        return np.clip(codes + self.zero_point, lowest, 255).astype(np.uint8)
+        return _codes(codes, self.zero_point, self.zero_point if self.relu else 0)
 
     def __call__(self, x: Quantized, arithmetic: Arithmetic = FBGEMM) -> Quantized:
         """Map codes to codes; shapes as for :meth:`accumulate`."""
@@ -204,41 +134,21 @@ def quantize(r: ndarray, scale: np.float32, zero_point: int) -> Quantized:
     """Return the codes ``clamp(round(r / S) + Z, 0, 255)`` (Jacob et al. 2018, equation 12).
 
     As the kernels do, by a product with float32(1 / S), rounding half to even.
-
-    Parameters
-    ----------
-    r : ndarray
-        float32, any shape.
-    scale : float32
-    zero_point : int
     """
-    codes = np.rint(r * (np.float32(1) / np.float32(scale))) + zero_point
-    return Quantized(np.clip(codes, 0, 255).astype(np.uint8), np.float32(scale), zero_point)
+    scale = np.float32(scale)
+    return Quantized(_codes(np.rint(r * (np.float32(1) / scale)), zero_point), scale, zero_point)
 
 
-def patches(q: ndarray, kernel: tuple[int, int], stride: int, padding: int, fill: int) -> ndarray:
+def patches(
+    q: ndarray, kernel: tuple[int, int], stride: Stride, padding: Padding, fill: int
+) -> ndarray:
     """Lay every patch that a kernel meets in a row ("im2col").
 
-    Parameters
-    ----------
-    q : ndarray
-        Shape (N, H, W, C).
-    kernel : (int, int)
-        Height and width.
-    stride, padding : int
-    fill : int
-        The code of the padding.
-
-    Returns
-    -------
-    ndarray
-        Shape (N, H', W', height * width * C), ordered by row, column and channel of the kernel.
+    From codes of shape (N, H, W, C) to (N, H', W', height * width * C), in the order of the
+    kernel's rows, columns and channels. ``kernel`` is (height, width), ``fill`` the code of the
+    padding.
     """
-    around = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    padded = np.pad(q, around, constant_values=fill)
-    windows = sliding_window_view(padded, kernel, axis=(1, 2))[:, ::stride, ::stride]
-    # From (N, H', W', C, height, width): channels last, so that a row is in the kernel's order.
-    rows = windows.transpose(0, 1, 2, 4, 5, 3)
+    rows = _windows(q, kernel, stride, padding, fill).transpose(0, 1, 2, 4, 5, 3)
     return rows.reshape(*rows.shape[:3], -1)
 
 
@@ -250,17 +160,8 @@ def integer_product(rows: ndarray, weight: ndarray) -> ndarray:
     whatever order, can exceed ``max(rows) max_c sum_k |w_ck|``: where this bound is below 2**24,
     float32 rounds nothing; elsewhere float64 is used.
 
-    Parameters
-    ----------
-    rows : ndarray
-        uint8, shape (..., K).
-    weight : ndarray
-        int8, shape (outputs, K).
-
-    Returns
-    -------
-    ndarray
-        int32, shape (..., outputs). It does not overflow for K below 2**31 / (255 * 128) = 65,793.
+    From uint8 rows (..., K) and int8 weights (outputs, K) to int32 (..., outputs), which does not
+    overflow for K below 2**31 / (255 * 128) = 65,793.
     """
     largest = int(rows.max(initial=0)) * int(np.abs(weight.astype(np.int32)).sum(1).max(initial=0))
     real = np.float32 if largest < 2**24 else np.float64
@@ -269,23 +170,13 @@ def integer_product(rows: ndarray, weight: ndarray) -> ndarray:
 
 
 def saturation_loss(rows: ndarray, weight: ndarray) -> ndarray:
-    """Return what the sums lose when neighbouring products are added in a saturating int16.
+    """Return what the sums lose when neighboring products are added in a saturating int16.
 
     ``vpmaddubsw`` multiplies uint8 by int8 and adds pairs of products, in int16. Such a pair can
     leave the int16 only if both weights have one sign and ``max(q_x) |w1 + w2| > 32767``: the few
-    pairs for which that holds are looked at one by one.
-
-    Parameters
-    ----------
-    rows : ndarray
-        uint8, shape (..., K); columns 2k and 2k + 1 are a pair, an odd last one stands alone.
-    weight : ndarray
-        int8, shape (outputs, K).
-
-    Returns
-    -------
-    ndarray
-        int32, shape (..., outputs): exact sum minus saturated sum.
+    pairs for which that holds are looked at one by one. Columns 2k and 2k + 1 are a pair, an odd
+    last one stands alone. The result, exact sum minus saturated sum, has the shape of
+    :func:`integer_product`.
     """
     even = rows.shape[-1] // 2 * 2
     columns = np.ascontiguousarray(rows.reshape(-1, rows.shape[-1]).T)
@@ -300,37 +191,18 @@ def saturation_loss(rows: ndarray, weight: ndarray) -> ndarray:
 
 
 def round_to(real: ndarray, rounding: str) -> ndarray:
-    """Round to whole numbers: ties to the even neighbour, or away from zero.
-
-    Returns
-    -------
-    ndarray
-        int32, the shape of ``real``.
-    """
+    """Round to whole numbers, int32: ties to the even neighbor, or away from zero."""
     if rounding == "half even":
         return np.rint(real).astype(np.int32)
     return np.trunc(real + np.copysign(np.float32(0.5), real)).astype(np.int32)
 
 
 def fixed_point(multiplier: ndarray) -> tuple[ndarray, ndarray]:
-    """Write positive real multipliers as ``M0 2**-31 2**shift`` with 2**30 <= M0 < 2**31.
+    """Write positive float64 multipliers as ``M0 2**-31 2**shift`` with 2**30 <= M0 < 2**31.
 
-    Jacob et al. 2018, section 2.2, equation 6.
-
-    Parameters
-    ----------
-    multiplier : ndarray
-        float64.
-
-    Returns
-    -------
-    M0, shift : ndarray
-        int64 that fits in an int32, and int64, negative for a right shift; of the input's shape.
-
-    Raises
-    ------
-    ValueError
-        If a multiplier is not positive and finite.
+    Jacob et al. 2018, section 2.2, equation 6. Returns M0, which fits in an int32, and the shift,
+    negative to the right; both int64, of the input's shape. A ValueError names multipliers that
+    are not positive and finite.
     """
     if not (np.isfinite(multiplier).all() and np.all(multiplier > 0)):
         raise ValueError(f"multipliers must be positive and finite, not {multiplier}")
@@ -341,23 +213,11 @@ def fixed_point(multiplier: ndarray) -> tuple[ndarray, ndarray]:
 
 
 def multiply(total: ndarray, m0: ndarray, shift: ndarray) -> ndarray:
-    """Return ``round(total * M0 * 2**-31 * 2**shift)`` with integers alone.
+    """Return ``round(total * M0 * 2**-31 * 2**shift)``, int32, with integers alone.
 
     As gemmlowp does (Jacob et al. 2018, section 2.2 and appendix B): a doubling high product, which
     rounds halves up, then a right shift, which rounds them away from zero. Rounding twice may
-    differ from rounding once.
-
-    Parameters
-    ----------
-    total : ndarray
-        int32, last axis the channels.
-    m0, shift : ndarray
-        As :func:`fixed_point` returns them.
-
-    Returns
-    -------
-    ndarray
-        int32.
+    differ from rounding once. ``M0`` and ``shift`` are as :func:`fixed_point` returns them.
     """
     left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
     product = (total.astype(np.int64) << left) * m0
@@ -373,40 +233,22 @@ def add_relu(
 
     ``q_y = max(Z_y, Z_y + round((S_a (q_a - Z_a) + S_b (q_b - Z_b)) / S_y))`` (Jacob et al. 2018,
     appendix A.2). PyTorch's kernel computes ``S q - S Z`` by one fused multiply-add in float32; in
-    fixed point, both inputs are brought to twice the larger scale first.
-
-    Parameters
-    ----------
-    a, b : Quantized
-        Of one shape.
-    scale, zero_point
-        S_y and Z_y.
-    arithmetic : Arithmetic
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
+    fixed point, both inputs are brought to twice the larger scale first. A ValueError says if the
+    shapes differ.
     """
     if a.q.shape != b.q.shape:
         raise ValueError(f"shapes differ: {a.q.shape} and {b.q.shape}")
     if arithmetic.multiplier == "fixed point":
-        common = 2 * max(float(a.scale), float(b.scale))
-        parts = [
-            multiply(
-                (x.q.astype(np.int32) - x.zero_point) << ADD_SHIFT,
-                *fixed_point(np.float64(x.scale) / common),
-            )
-            for x in (a, b)
-        ]
-        back = fixed_point(np.float64(common / 2**ADD_SHIFT / float(scale)))
-        codes = multiply(parts[0] + parts[1], *back)
+        common, total = 2 * max(float(a.scale), float(b.scale)), 0
+        for x in (a, b):
+            wide = (x.q.astype(np.int32) - x.zero_point) << ADD_SHIFT
+            total = total + multiply(wide, *fixed_point(np.float64(x.scale) / common))
+        back = np.float64(common / 2**ADD_SHIFT / float(scale))
+        codes = multiply(total, *fixed_point(back))
     else:
         total = _fused_dequantize(a) + _fused_dequantize(b)
         codes = round_to(total * (np.float32(1) / scale), arithmetic.rounding)
-    return Quantized(
-        np.clip(codes + zero_point, zero_point, 255).astype(np.uint8), scale, zero_point
-    )
+    return Quantized(_codes(codes, zero_point, lowest=zero_point), scale, zero_point)
 
 
 def max_pool(x: Quantized, kernel: int, stride: int, padding: int) -> Quantized:
@@ -414,9 +256,8 @@ def max_pool(x: Quantized, kernel: int, stride: int, padding: int) -> Quantized:
 
     The order of codes is that of the real numbers, and padding with code 0 never wins.
     """
-    around = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    windows = sliding_window_view(np.pad(x.q, around), (kernel, kernel), axis=(1, 2))
-    return Quantized(windows[:, ::stride, ::stride].max(axis=(4, 5)), x.scale, x.zero_point)
+    windows = _windows(x.q, (kernel, kernel), stride, padding, 0)
+    return Quantized(windows.max(axis=(4, 5)), x.scale, x.zero_point)
 
 
 def global_average_pool(x: Quantized) -> Quantized:
@@ -426,44 +267,34 @@ def global_average_pool(x: Quantized) -> Quantized:
     """
     pixels = x.q.shape[1] * x.q.shape[2]
     total = x.q.sum((1, 2), dtype=np.int32) - pixels * x.zero_point
-    codes = np.rint(total.astype(np.float32) * np.float32(1 / pixels)) + x.zero_point
-    return Quantized(np.clip(codes, 0, 255).astype(np.uint8), x.scale, x.zero_point)
+    mean = np.rint(total.astype(np.float32) * np.float32(1 / pixels))
+    return Quantized(_codes(mean, x.zero_point), x.scale, x.zero_point)
 
 
 @dataclass(frozen=True)
 class IntegerResNet18:
-    """The quantized network, ready to run without PyTorch.
+    """The quantized network, ready to run without PyTorch; names are those of the int8 model."""
 
-    Attributes
-    ----------
-    scale, zero_point : float32, int
-        Of the input.
-    layers : dict of str to Layer
-        By the names of the converted model.
-    sums : dict of str to (float32, int)
-        Scale and zero point behind each residual addition.
-    """
-
-    scale: np.float32
+    scale: np.float32  # of the input
     zero_point: int
     layers: dict[str, Layer]
-    sums: dict[str, tuple[np.float32, int]]
+    sums: dict[str, tuple[np.float32, int]]  # scale and zero point after each residual addition
 
     @classmethod
     def from_quantized(cls, model: nn.Module) -> "IntegerResNet18":
-        """Read scales, zero points, int8 weights and biases out of a converted model.
+        """Read weights, scales, zero points, strides and paddings of a converted model.
 
-        Raises
-        ------
-        ValueError
-            If the model is not a converted ResNet-18, or a weight has a zero point other than 0.
+        A ValueError says if the model is not int8, or a weight has a zero point other than 0.
         """
         if not ptq.is_quantized(model):
             raise ValueError("from_quantized() takes the int8 model that convert() returns")
-        layers, sums = {}, {}
+        around, layers, sums = (0, 0, 0, 0), {}, {}
         for name, module in model.named_modules():
-            if isinstance(module, nnq.Conv2d | nnq.Linear):
-                layers[name] = _read_layer(name, module)
+            if isinstance(module, nn.ConstantPad2d):
+                around = module.padding  # of the layer that follows, in one Sequential with it
+            elif isinstance(module, nnq.Conv2d | nnq.Linear):
+                layers[name.removesuffix(".1")] = _read_layer(name, module, around)
+                around = (0, 0, 0, 0)
             elif isinstance(module, nnq.QFunctional):
                 sums[name] = np.float32(module.scale), int(module.zero_point)
         scale, zero_point = model.quant.scale.item(), model.quant.zero_point.item()
@@ -476,7 +307,7 @@ class IntegerResNet18:
         watch: Callable[[str, ndarray], None] | None = None,
         follow: Mapping[str, Quantized] | None = None,
     ) -> dict[str, Quantized]:
-        """Run the network and return what every layer put out, in the order of execution.
+        """Run the network and return the output of every layer, in the order of execution.
 
         Parameters
         ----------
@@ -486,13 +317,8 @@ class IntegerResNet18:
         watch : callable, optional
             Is given every layer's name and int32 accumulators.
         follow : mapping of str to Quantized, optional
-            What another run put out for the same images. Every layer then takes its inputs from
+            The outputs of another run on the same images. Every layer then takes its inputs from
             there, so that a difference is its own and was not handed down.
-
-        Returns
-        -------
-        dict of str to Quantized
-            The last one, ``fc``, holds the logits.
         """
         out: dict[str, Quantized] = {}
 
@@ -522,11 +348,22 @@ class IntegerResNet18:
 
     def logits(self, images: ndarray | Tensor, arithmetic: Arithmetic = FBGEMM) -> ndarray:
         """Return float32 logits, shape (N, classes), of normalized images (N, channels, H, W)."""
-        parts = [
-            self.activations(batch, arithmetic)["fc"].dequantize()
-            for batch in batches(images, size=BATCH)
-        ]
-        return np.concatenate(parts)
+        parts = (self.activations(batch, arithmetic) for batch in batches(images, size=BATCH))
+        return np.concatenate([part["fc"].dequantize() for part in parts])
+
+
+def _codes(rounded: ndarray, zero_point: int, lowest: int = 0) -> ndarray:
+    return np.clip(rounded + zero_point, lowest, 255).astype(np.uint8)
+
+
+def _windows(q: ndarray, kernel, stride: Stride, padding: Padding, fill: int) -> ndarray:
+    """View an image, (N, H, W, C), as windows: (N, H', W', C, kernel height, kernel width)."""
+    sides, (down, across) = np.broadcast_to(padding, 4), np.broadcast_to(stride, 2)
+    left, right, top, bottom = np.maximum(sides, 0)
+    q = np.pad(q, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=fill)
+    left, right, top, bottom = np.minimum(sides, 0)  # what is cut off
+    q = q[:, -top : q.shape[1] + bottom, -left : q.shape[2] + right]
+    return sliding_window_view(q, kernel, axis=(1, 2))[:, ::down, ::across]
 
 
 def _fused_dequantize(x: Quantized) -> ndarray:
@@ -535,21 +372,23 @@ def _fused_dequantize(x: Quantized) -> ndarray:
     return (np.float64(x.scale) * x.q + np.float64(offset)).astype(np.float32)
 
 
-def _read_layer(name: str, module: nn.Module) -> Layer:
+def _read_layer(name: str, module: nn.Module, around: tuple[int, ...]) -> Layer:
     weight, bias = module.weight(), module.bias()
     if weight.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
         scales, zeros = weight.q_per_channel_scales(), weight.q_per_channel_zero_points()
     else:
         scales = torch.full((len(weight),), weight.q_scale())
-        zeros = torch.tensor([weight.q_zero_point()])
+        zeros = torch.tensor(weight.q_zero_point())
     if zeros.any():
         raise ValueError(f"{name}: the weights' zero points must be 0 (a symmetric qconfig)")
-    codes = weight.int_repr().numpy()
+    codes, where = weight.int_repr().numpy(), {}
     if codes.ndim == 2:
-        codes, where = codes[:, None, None, :], {}
+        codes = codes[:, None, None, :]
     else:
+        down, across = module.padding
+        sides = zip(around, (across, across, down, down), strict=True)
+        where = {"stride": module.stride, "padding": tuple(map(sum, sides))}
         codes = codes.transpose(0, 2, 3, 1)
-        where = {"stride": module.stride[0], "padding": module.padding[0]}
     return Layer(
         weight=np.ascontiguousarray(codes),
         weight_scale=scales.numpy().astype(np.float32),

@@ -4,24 +4,14 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 from unittest import mock
 
-START_SECONDS = 120  # a child first imports torch, on a cold disk
-GRACE_SECONDS = 5  # for a child that is asked to end
+from pebble import ProcessExpired, ProcessPool
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one call: its value, or the problem in words.
-
-    Attributes
-    ----------
-    value : object
-        What the function returned; None if it did not.
-    problem : str or None
-        ``not done after 5 s``, ``ended by SIGSEGV``, ``ValueError: ...``; None if it returned.
-    """
+class Outcome(NamedTuple):
+    """What became of one call: the value, or the problem in words (``ended by SIGSEGV``)."""
 
     value: object = None
     problem: str | None = None
@@ -35,108 +25,37 @@ def call_each(
     fresh: bool = False,
     environ: Mapping[str, str] | None = None,
 ) -> list[Outcome]:
-    """Call a function once for each tuple of arguments, in a child process.
+    """Call a function that can be pickled once for each tuple of arguments, in a child process.
 
-    A child that overruns the limit is killed, one that crashes is noticed; either way a new child
-    goes on with the next call.
-
-    Parameters
-    ----------
-    function : callable
-        Of a module, so that a new process can import it; arguments and value must be picklable.
-    calls : iterable of tuple
-        Arguments of each call.
-    seconds : float
-        Limit of each call; the start of a child does not count.
-    fresh : bool
-        Whether each call gets a child of its own.
-    environ : mapping, optional
-        Environment variables that the children get in addition.
-
-    Returns
-    -------
-    list of Outcome
-        In the order of ``calls``.
-
-    Raises
-    ------
-    ValueError
-        If ``seconds`` is not positive.
+    A child that overruns ``seconds`` is killed (its start does not count), and a crash is noticed.
+    The next call then gets a new child, and so does every call if ``fresh``. ``environ`` is added
+    to the environment of the children.
     """
-    if seconds <= 0:
-        raise ValueError(f"seconds={seconds}: the limit must be positive")
-    outcomes, child = [], None
+    # A forked child would inherit torch's thread pools in an unusable state, so it is spawned.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPool(1, max_tasks=int(fresh), initializer=_silence, context=context)
     try:
-        for arguments in calls:
-            if child is None:
-                child = _Child(function, environ or {})
-            outcomes.append(child.call(arguments, seconds))
-            if fresh or not child.usable:
-                child.end()
-                child = None
+        with mock.patch.dict(os.environ, environ or {}):  # each child starts with a copy
+            futures = [pool.schedule(function, args=call, timeout=seconds) for call in calls]
+            errors = [future.exception() for future in futures]
     finally:
-        if child is not None:
-            child.end()
-    return outcomes
+        pool.stop()
+        pool.join()
+    return [
+        Outcome(future.result()) if error is None else Outcome(problem=_words(error, seconds))
+        for future, error in zip(futures, errors, strict=True)
+    ]
 
 
-class _Child:
-    def __init__(self, function: Callable, environ: Mapping[str, str]):
-        # spawn, never fork: a fork would inherit torch's thread pools in an unusable state, and
-        # the parent's memory.
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(function, theirs), daemon=True)
-        with mock.patch.dict(os.environ, environ):  # of which a child starts with a copy
-            self.process.start()
-        theirs.close()
-        self.usable = self.started = False
-
-    def call(self, arguments: tuple, seconds: float) -> Outcome:
-        self.usable = False
-        try:
-            if not self.started:
-                if not self.pipe.poll(START_SECONDS):
-                    return Outcome(problem=f"the process did not start in {START_SECONDS} s")
-                self.pipe.recv()
-                self.started = True
-            self.pipe.send(arguments)
-            if not self.pipe.poll(seconds):
-                return Outcome(problem=f"not done after {seconds:g} s")
-            outcome = self.pipe.recv()
-        except (EOFError, ConnectionError):
-            self.process.join()
-            return Outcome(problem=_exit(self.process.exitcode))
-        self.usable = True
-        return outcome
-
-    def end(self) -> None:
-        self.pipe.close()  # which an idle child takes for the end
-        if self.usable:
-            self.process.join(GRACE_SECONDS)
-        self.process.kill()
-        self.process.join()
-
-
-def _serve(function: Callable, pipe) -> None:
-    # What a dying kernel writes to stderr would end up in a notebook; its exit says enough.
+def _silence() -> None:
+    """Keep what a dying kernel writes to stderr out of a notebook; the outcome says enough."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    pipe.send("ready")
-    while True:
-        try:
-            arguments = pipe.recv()
-        except EOFError:
-            return
-        try:
-            pipe.send(Outcome(function(*arguments)))
-        except Exception as error:  # reported to the parent, whatever it is
-            pipe.send(Outcome(problem=f"{type(error).__name__}: {error}"))
 
 
-def _exit(code: int | None) -> str:
-    if code is not None and code < 0:
-        try:
-            return f"ended by {signal.Signals(-code).name}"
-        except ValueError:
-            pass
-    return f"ended with exit code {code}"
+def _words(error: BaseException, seconds: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"not done after {seconds:g} s"
+    if isinstance(error, ProcessExpired):
+        code = error.exitcode
+        return f"ended {f'by {signal.Signals(-code).name}' if code < 0 else f'with code {code}'}"
+    return f"{type(error).__name__}: {error}"

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.ao.nn.intrinsic import ConvReLU2d
 
 from utils import quantization as ptq
-from utils.models import tq
+from utils.models import layers_of, tq
 
 CODES = 256  # that the kernels have, whatever range an observer was asked to use
 
@@ -15,18 +15,8 @@ class PercentileObserver(tq.HistogramObserver):
 
     torch.ao has none. The histogram is that of ``HistogramObserver``; only the choice of the range
     differs (Wu et al.: Integer Quantization for Deep Learning Inference, 2020, section 3.4).
-
-    Parameters
-    ----------
-    percentile : float
-        Percent of the values below the upper end, over 50 and up to 100; likewise above the lower.
-    **keywords
-        For ``HistogramObserver``.
-
-    Raises
-    ------
-    ValueError
-        If ``percentile`` is out of range.
+    ``percentile`` is the percentage of the values below the upper end, over 50 and up to 100, and
+    likewise above the lower end; a ValueError says if it is out of range.
     """
 
     def __init__(self, percentile: float = 99.99, **keywords):
@@ -63,23 +53,11 @@ def qconfig(
     activations: str = "affine",
     bits: int = 7,
 ) -> tq.QConfig:
-    """Compose a qconfig; the defaults are those of the engine fbgemm.
+    """Compose a qconfig from keys of OBSERVERS, WEIGHTS and ACTIVATIONS, by default fbgemm's.
 
-    Parameters
-    ----------
-    observer : {"min-max", "moving average", "histogram", "percentile"}
-        Of the activations.
-    weights : {"per channel", "per tensor"}
-        Always 8 bits, symmetric, from the extremes.
-    activations : {"affine", "symmetric"}
-        ``quint8`` either way: symmetric means a zero point in the middle of the codes.
-    bits : int
-        The observed range is mapped to the codes 0 to 2^bits - 1; 2 to 8.
-
-    Raises
-    ------
-    ValueError
-        For an unknown choice; lists the known ones.
+    Weights always have 8 bits, symmetric, from the extremes. Activations are ``quint8`` either way:
+    symmetric means a zero point in the middle of the codes. Their observed range is mapped to the
+    codes 0 to 2^bits - 1, with 2 to 8 bits.
     """
     for value, known in (
         (observer, OBSERVERS),
@@ -87,44 +65,25 @@ def qconfig(
         (activations, ACTIVATIONS),
         (bits, range(2, 9)),
     ):
-        check_choice(value, known)
-    activation = OBSERVERS[observer].with_args(
-        dtype=torch.quint8,
-        qscheme=ACTIVATIONS[activations],
-        quant_min=0,
-        quant_max=2**bits - 1,
-    )
+        if value not in known:
+            raise ValueError(f"unknown choice {value!r}; known: {', '.join(map(str, known))}")
+    how = {"qscheme": ACTIVATIONS[activations], "quant_min": 0, "quant_max": 2**bits - 1}
+    activation = OBSERVERS[observer].with_args(dtype=torch.quint8, **how)
     return tq.QConfig(activation=activation, weight=WEIGHTS[weights])
 
 
 def weighted_layers(fused: nn.Module) -> list[str]:
     """Return the names of all layers with weights of a fused model, in the order of definition."""
-    return [
-        name
-        for name, module in fused.named_modules()
-        if isinstance(module, ConvReLU2d | nn.Conv2d | nn.Linear)
-        and not isinstance(fused.get_submodule(name.rpartition(".")[0]), ConvReLU2d)
-    ]
+    return list(layers_of(fused, ConvReLU2d, nn.Conv2d, nn.Linear))
 
 
-def convert(
+def reconvert(
     prepared: nn.Module, weights: str = "per channel", activations: str = "affine", bits: int = 7
 ) -> nn.Module:
-    """Convert a calibrated model with other choices than it was prepared with.
+    """Return the int8 model of a calibrated one, as if it had been prepared with these choices.
 
-    The ranges that the observers saw stay, so one calibration serves every choice.
-
-    Parameters
-    ----------
-    prepared : nn.Module
-        Calibrated, with a :func:`qconfig` of the observer of choice; its choices are changed.
-    weights, activations, bits
-        As for :func:`qconfig`.
-
-    Returns
-    -------
-    nn.Module
-        int8, as if prepared with this qconfig.
+    The ranges that the observers saw stay, so one calibration serves every choice of a
+    :func:`qconfig` but the observer. ``prepared`` is left with the choices.
     """
     made = qconfig(weights=weights, activations=activations, bits=bits)
     for observer in ptq.observers(prepared).values():
@@ -133,8 +92,3 @@ def convert(
         if getattr(module, "qconfig", None):
             module.qconfig = module.qconfig._replace(weight=made.weight)
     return ptq.convert(prepared)
-
-
-def check_choice(value, known) -> None:
-    if value not in known:
-        raise ValueError(f"unknown choice {value!r}; known: {', '.join(map(str, known))}")

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy import ndarray
+from torch import Tensor, nn
 
-from utils import files
+from utils import files, quantization
+from utils.data import Dataset
 from utils.lab.integer import IntegerResNet18, Layer
+from utils.training import predict
 
 if TYPE_CHECKING:
     import anywidget
@@ -69,7 +72,7 @@ def pack(
         kernel, padding, out = cropped(layer, size)
         layers[name] = {
             "shape": kernel.shape,
-            "stride": layer.stride,
+            "stride": int(np.max(layer.stride)),
             "padding": padding,
             "output": (out, out),
             "relu": layer.relu,
@@ -120,13 +123,54 @@ def cropped(layer: Layer, size: int) -> tuple[ndarray, tuple[int, int], int]:
         int8, shape (outputs, height, width, inputs).
     padding : (int, int)
     output : int
+
+    Raises
+    ------
+    ValueError
+        If the kernel is not square, or the paddings above and left differ.
     """
-    taps, padding = layer.weight.shape[1], int(np.max(layer.padding))
-    out = (size + 2 * padding - taps) // layer.stride + 1
-    first = np.arange(out) * layer.stride - padding  # where each window begins
+    taps, stride = layer.weight.shape[1], int(np.max(layer.stride))
+    left, _, top, bottom = (int(side) for side in np.broadcast_to(layer.padding, 4))
+    if left != top or layer.weight.shape[2] != taps:
+        raise ValueError("the page takes square kernels with equal paddings above and left")
+    out = (size + top + bottom - taps) // stride + 1
+    first = np.arange(out) * stride - top  # where each window begins
     used = [tap for tap in range(taps) if np.any((first + tap >= 0) & (first + tap < size))]
     start, end = min(used), max(used) + 1
-    return layer.weight[:, start:end, start:end], (padding - start, padding - start), out
+    return layer.weight[:, start:end, start:end], (top - start, left - start), out
+
+
+def build(model: nn.Module, calibration: Tensor, dataset: Dataset, count: int = 50) -> bytes:
+    """Quantize a float32 model and pack it with test digits, the difficult ones at the end.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The course's float32 ResNet-18.
+    calibration : Tensor
+        Normalized images, shape (N, 1, 28, 28).
+    dataset : Dataset
+    count : int
+        Number of digits to choose from; a fifth of them, if there are so many, are misread by one
+        of the two models.
+    """
+    int8 = quantization.quantize(model, calibration)
+    images, labels = dataset.test_images[:2_000], dataset.test_labels[:2_000]
+    a, b = (predict(m, dataset.normalizer()(images)).argmax(1) for m in (model, int8))
+    said = {
+        "int8 and float32 disagree on this one.": a != b,
+        "Both models misread this one.": (a == b) & (b != labels),
+    }
+    special = [
+        (int(i), note) for note, which in said.items() for i in which.nonzero()[: count // 5]
+    ]
+    special = special[: count // 5]
+    plain = ((a == labels) & (b == labels)).nonzero().flatten()[: count - len(special)]
+    chosen = [(int(i), "") for i in plain] + special
+    order = [i for i, _ in chosen]
+    network = IntegerResNet18.from_quantized(int8)
+    pixels, right = images[order].numpy(), labels[order].numpy()
+    return pack(network, dataset.mean, dataset.std, pixels, right, [note for _, note in chosen])
 
 
 def page(model: bytes) -> str:

@@ -1,7 +1,4 @@
-"""The same trained network in every form that the course times, in float32 and in int8.
-
-All forms are loaded from files, so that a fresh process measures what this one does.
-"""
+"""The same trained network in every form that the course times, loaded from files."""
 
 import copy
 import importlib.util
@@ -14,7 +11,7 @@ from torch.ao.nn.intrinsic import ConvReLU2d
 
 from utils import quantization as ptq
 from utils.catalog import VARIANTS
-from utils.models import ResNet18
+from utils.models import ResNet18, hooked, layers_of
 from utils.training import save_atomically
 
 Model = Callable[[Tensor], Tensor]
@@ -54,15 +51,8 @@ def export(folder: Path, model: ResNet18, images: Tensor) -> None:
     """Write every file that :func:`load` reads: float32, int8, and ONNX where it is wanted.
 
     All int8 engines get the same integers: calibrated once, with the default engine's qconfig.
-
-    Parameters
-    ----------
-    folder : Path
-        Made if missing.
-    model : ResNet18
-        Trained, float32, in eval mode.
-    images : Tensor
-        Calibration images, float32, normalized, shape (N, C, H, W).
+    ``model`` is trained, float32, in eval mode; ``images`` are for calibration, float32,
+    normalized, (N, C, H, W). The folder is made if missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_atomically(model.state_dict(), folder / "float.pt")
@@ -83,16 +73,9 @@ def export(folder: Path, model: ResNet18, images: Tensor) -> None:
 def load(name: str, folder: Path, shape: tuple[int, ...], threads: int = 1) -> Model:
     """Load one variant, ready to be called.
 
-    Parameters
-    ----------
-    name : str
-        A key of :data:`VARIANTS`.
-    folder : Path
-        That :func:`export` filled.
-    shape : tuple of int
-        Of the input, (N, C, H, W): compilers specialize in it.
-    threads : int
-        For the variants that fix it when they are built; the others follow torch's setting.
+    ``name`` is a key of :data:`VARIANTS`, ``folder`` one that :func:`export` filled, and ``shape``
+    that of the input, (N, C, H, W), since compilers specialize in it. Variants that do not fix the
+    number of threads when they are built follow torch's setting.
 
     Returns
     -------
@@ -121,33 +104,18 @@ def replace_convolutions(
 ) -> nn.Module:
     """Return a copy whose convolutions are others: to change one thing about them and time it.
 
-    Parameters
-    ----------
-    model : nn.Module
-        float32, fused or not; not changed.
-    make : callable
-        Takes the convolution, the shape of its input and whether a ReLU is fused into it; returns
-        the module in its place.
-    images : Tensor
-        One batch, to learn the shapes from.
+    ``make`` takes the convolution, the shape of its input and whether a ReLU is fused into it, and
+    returns the module in its place. ``model`` is float32, fused or not; the shapes are learned
+    from one batch of ``images``.
     """
-    model = copy.deepcopy(model)
-    places = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | ConvReLU2d)
-    }
-    inner = {f"{name}.0" for name, module in places.items() if isinstance(module, ConvReLU2d)}
-    places = {name: module for name, module in places.items() if name not in inner}
-    shapes = {}
-    hooks = [
-        module.register_forward_pre_hook(lambda _, x, name=name: shapes.update({name: x[0].shape}))
-        for name, module in places.items()
-    ]
-    with torch.inference_mode():
+    model, shapes = copy.deepcopy(model), {}
+    places = layers_of(model, nn.Conv2d, ConvReLU2d)
+
+    def look(name: str, _module: nn.Module, inputs: tuple[Tensor]) -> None:
+        shapes[name] = inputs[0].shape
+
+    with hooked(places, before=look), torch.inference_mode():
         model(images)
-    for hook in hooks:  # make() may keep the module, and a hook takes time
-        hook.remove()
     for name, module in places.items():
         fused = isinstance(module, ConvReLU2d)
         model.set_submodule(name, make(module[0] if fused else module, shapes[name], fused))
@@ -202,8 +170,7 @@ def _onnxruntime(path: Path, threads: int) -> Model:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     feed = session.get_inputs()[0].name
     return lambda images: torch.from_numpy(session.run(None, {feed: images.numpy()})[0])

@@ -1,0 +1,67 @@
+"""The checks of notebook 04 pass what is right, and answer each mistake with its own hint."""
+
+import numpy as np
+import pytest
+
+from utils.exercises import Hint, benchmark
+from utils.timing import interval
+
+NOISE = np.random.default_rng(0).lognormal(0, 0.1, (2, 24))
+SLOW, FAST = np.linspace(1, 2, 24) * NOISE * [[3.0], [1.0]]  # the machine slows down
+FAST[:5] *= 4  # and something else disturbs one of the two at first
+R = SLOW / FAST
+RIGHT = (np.median(R), *interval(R))
+PEAK, READ, MOVED, OPERATIONS = 4e11, 2e10, 43136, 3612672
+
+
+def test_right_answers_pass(capsys):
+    benchmark.check_causes(dict(benchmark.CAUSES), {})
+    benchmark.check_paired(RIGHT, SLOW, FAST)
+    benchmark.check_bound((MOVED, OPERATIONS / PEAK), PEAK, READ)
+    assert capsys.readouterr().out.count("Correct.") == 3
+
+
+def test_no_answer_is_only_reminded(capsys):
+    benchmark.check_causes(dict.fromkeys(benchmark.CAUSES, ...), {})
+    benchmark.check_paired((..., ..., ...), SLOW, FAST)
+    benchmark.check_bound((..., ...), PEAK, READ)
+    assert capsys.readouterr().out.count("no answer yet") == 3
+
+
+@pytest.mark.parametrize("run", benchmark.CAUSES)
+def test_a_wrong_cause_sends_to_the_fact_of_that_timing(run):
+    answer = benchmark.CAUSES | {run: "no VNNI"}
+    with pytest.raises(Hint, match=f"'no VNNI' does not explain timing {run}. look at {run}"):
+        benchmark.check_causes(answer, {name: f"look at {name}" for name in benchmark.CAUSES})
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        ((np.median(SLOW) / np.median(FAST), *RIGHT[1:]), "within each round"),
+        ((R.mean(), *RIGHT[1:]), "follows outliers"),
+        ((np.median(1 / R), *RIGHT[1:]), "float32 by int8"),
+        ((1.0, *RIGHT[1:]), "defines it"),
+        ((RIGHT[0], R.min(), R.max()), "the range"),
+        ((RIGHT[0], *np.quantile(R, [0.025, 0.975])), "Single rounds"),
+    ],
+)
+def test_a_wrong_ratio_or_interval_gets_its_hint(answer, hint):
+    with pytest.raises(Hint, match=hint):
+        benchmark.check_paired(answer, SLOW, FAST)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        ((4 * MOVED, 0), "one byte"),
+        ((6272, 0), "Weights"),
+        ((MOVED - 3136, 0), "Outputs"),
+        ((MOVED, OPERATIONS / PEAK / 2), "two operations"),
+        ((MOVED, MOVED / READ), "slower one"),
+        ((MOVED, MOVED / READ + OPERATIONS / PEAK), "Never add"),
+    ],
+)
+def test_a_wrong_bound_gets_its_hint(answer, hint):
+    with pytest.raises(Hint, match=hint):
+        benchmark.check_bound(answer, PEAK, READ)

@@ -1,0 +1,136 @@
+"""Each road where its package is installed, and the folder that is shipped."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from utils import quantization as ptq
+from utils.figures import deployment
+from utils.lab import classify, shipping
+from utils.lab.shipping import ROADS, Network
+
+
+@pytest.fixture(scope="module")
+def network(float_model, int8_model, images):
+    return Network(ptq.fuse(float_model), int8_model, images[:16]).specialized()
+
+
+@pytest.fixture(scope="module")
+def shipments(network, tmp_path_factory):
+    """Every road but the one that compiles for minutes."""
+    folder = tmp_path_factory.mktemp("roads")
+    return {
+        name: road.prepare(network, folder / "new" / name)
+        for name, road in ROADS.items()
+        if not road.missing() and name != "int8_pt2e"
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in ROADS if name != "int8_pt2e"])
+def test_a_road_keeps_the_answers_and_the_bytes(name, shipments, network, images):
+    if name not in shipments:
+        pytest.skip(ROADS[name].missing())
+    ship = shipments[name]
+    with torch.inference_mode():
+        want = network.fused(images[:8])
+        found = ship.load(8)(images[:8])
+    error = ((found - want).norm() / want.norm()).item()
+    assert error < (0.3 if name.startswith("int8") else 1e-4)
+    limit = 4_500_000 if name.startswith("int8") else 17_200_000
+    assert limit - 600_000 < ship.bytes < limit
+
+
+def test_pt2e_quantizes_the_exported_graph(network, images):
+    pytest.importorskip("torchao")
+    graph = shipping.pt2e(network)
+    with torch.inference_mode():
+        want, found = network.fused(images[:1]), graph(images[:1])
+    assert 0 < ((found - want).norm() / want.norm()).item() < 0.3
+    targets = [str(node.target) for node in graph.graph.nodes]
+    assert sum("dequantize_per_channel" in target for target in targets) == 21
+
+
+@pytest.mark.parametrize("name", ["int8_onnxruntime", "int8_openvino", "int8_traced"])
+def test_a_shipped_folder_runs_without_the_course(name, shipments, digits, tmp_path):
+    if name not in shipments:
+        pytest.skip(ROADS[name].missing())
+    folder = shipments[name].pack(tmp_path / "shipped", digits)
+    Image.fromarray(digits.test_images[0, 0].numpy()).save(tmp_path / "digit.png")
+    Image.new("L", (90, 90), 180).save(tmp_path / "blank.png")
+    code, said = shipping.run_shipped(folder, tmp_path / "digit.png")
+    assert (code, said.splitlines()[0][:11]) == (0, "digit.png: ")
+    assert said.splitlines()[-1].split()[1:] == ["torch" if "traced" in name else name[5:]]
+    code, said = shipping.run_shipped(folder, tmp_path / "blank.png", tmp_path / "none.png")
+    assert code == 1
+    assert "blank.png: no digit: nothing stands out" in said and "none.png: no digit" in said
+    weights = folder / shipments[name].files[-1].name
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    code, said = shipping.run_shipped(folder, tmp_path / "digit.png")
+    assert code == 1 and f"{weights.name} is missing or damaged" in said
+
+
+def test_the_card_says_how_to_prepare_a_picture(shipments, digits, tmp_path):
+    card = json.loads((shipments["int8_traced"].pack(tmp_path, digits) / "model.json").read_text())
+    assert (card["mean"], card["std"]) == (digits.mean, digits.std)
+    assert card["labels"] == [str(digit) for digit in range(10)]
+    found = shipping.startup(tmp_path)
+    assert min(found.values()) > 0 and found["memory_mb"] < 4000
+
+
+def cross(size: int, ink: int, paper: int, left: int, top: int) -> np.ndarray:
+    """A picture with a plus of 20 strokes' width, somewhere."""
+    pixels = np.full((size, size), paper, np.uint8)
+    pixels[top + 20 : top + 30, left : left + 50] = ink
+    pixels[top : top + 50, left + 20 : left + 30] = ink
+    return pixels
+
+
+@pytest.mark.parametrize(("ink", "paper"), [(255, 0), (30, 210)])
+def test_a_picture_becomes_white_on_black_and_centered(ink, paper, tmp_path):
+    Image.fromarray(cross(120, ink, paper, 12, 48)).save(tmp_path / "plus.png")
+    pixels = classify.digit(tmp_path / "plus.png")
+    assert pixels.shape == (28, 28) and pixels.dtype == np.uint8
+    assert pixels[14, 14] > 200 and pixels[0].max() == 0
+    rows, columns = np.nonzero(pixels > 100)
+    assert np.ptp(rows) + 1 == np.ptp(columns) + 1 == 20
+    assert abs(rows.mean() - 13.5) < 0.6 and abs(columns.mean() - 13.5) < 0.6
+
+
+def test_a_shadow_on_the_paper_is_no_ink(tmp_path):
+    shadow = np.add.outer(np.arange(120), np.arange(120)) * 0.5
+    Image.fromarray(np.uint8(cross(120, 60, 240, 40, 40) - shadow * 0.5)).save(tmp_path / "a.png")
+    Image.fromarray(cross(120, 60, 240, 40, 40)).save(tmp_path / "b.png")
+    a, b = (classify.digit(tmp_path / name).astype(int) for name in ("a.png", "b.png"))
+    assert (np.abs(a - b) > 90).sum() < 10
+
+
+def test_what_is_not_one_digit_is_refused(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (80, 80)).astype(np.uint8)
+    wide = np.zeros((60, 150), np.uint8)
+    wide[20:40, 20:130] = 255
+    for pixels in (noise, wide, cross(70, 0, 255, 0, 10)):
+        Image.fromarray(pixels).save(tmp_path / "odd.png")
+        with pytest.raises(ValueError, match="one digit with a margin"):
+            classify.digit(tmp_path / "odd.png")
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(shipping.importlib.util, "find_spec", lambda name: None)
+    assert "nncf" in ROADS["int8_openvino"].missing()
+    assert ROADS["int8_eager"].missing() == ""
+
+
+def test_the_front_keeps_what_nothing_beats():
+    import pandas as pd
+
+    table = pd.DataFrame(
+        {"label": list("abcd"), "dtype": ["float32", "int8", "int8", "int8"], "specialized": True}
+        | {"file_mb": [40.0, 10, 4, 4], "ms": [5.0, 1, 2, 3]}
+    )
+    assert deployment.front(table) == ["c", "b"]
+    fig, alt = deployment.pareto(table, "Bytes against latency")
+    assert len(fig.axes[0].texts) == 4
+    assert "Not beaten in both: c, b" in alt

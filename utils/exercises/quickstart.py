@@ -1,0 +1,40 @@
+"""Checks of notebook 00's exercises."""
+
+from math import isclose, nan
+
+from utils.exercises import Hint, answered, correct
+from utils.quantization import is_quantized
+
+
+def expect(answer: float, right: float, hints: dict[float, str]) -> None:
+    """Raise the hint of a wrong number, or that of nan if the number is not listed."""
+    if not isclose(answer, right, rel_tol=1e-3):
+        listed = [hint for wrong, hint in hints.items() if isclose(answer, wrong, rel_tol=1e-3)]
+        raise Hint(listed[0] if listed else hints[nan])
+
+
+def check_megabytes(float32: float, int8: float) -> None:
+    """Check the megabytes of 11,175,370 parameters in both types."""
+    if answered(float32, int8):
+        bits, binary = "A byte has 8 bits.", "These are mebibytes; a megabyte is 1,000,000 bytes."
+        expect(float32, 44.701, {357.61: bits, 42.631: binary, nan: "float32 takes 4 bytes."})
+        expect(int8, 11.175, {89.403: bits, 10.658: binary, nan: "int8 takes 1 byte."})
+        correct("The files above also hold scales, biases and names.")
+
+
+def check_points(points: float) -> None:
+    """Check the change of accuracy when 9 images are lost and 6 are won, of 10,000."""
+    if answered(points):
+        hints = {0.03: "The change is int8 - float32, and int8 lost more than it won."}
+        hints |= {-0.0003: "This is a fraction; a point is a hundredth, so multiply by 100."}
+        hints |= {0.15: "An image that int8 wins makes up for one that it loses."}
+        expect(points, -0.03, hints | {nan: "Subtract the lost from the won, then take percent."})
+        correct("Fifteen images flipped, but the percentages differ by three images only.")
+
+
+def check_int8(model) -> None:
+    """Check that a model went through all four steps."""
+    if answered(model):
+        if not is_quantized(model):
+            raise Hint("This model is still float32: the last step, convert(), is missing.")
+        correct("Your model is int8.")

@@ -1,0 +1,272 @@
+"""Roads out of the course: the same network, prepared once for a runtime, as a file to ship.
+
+Every road starts from the same weights and the same calibration images.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import io
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from utils import environment, files
+from utils import quantization as ptq
+from utils.data import Dataset, batches
+from utils.lab import classify
+from utils.models import ResNet18
+from utils.specialization import load_specialized, specialize
+from utils.training import save_atomically
+
+INT8_SUMS = {"avx512_vnni", "avx_vnni", "amx_int8", "arm_dotprod"}  # without: 7 bits for weights
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keep what exporters print, log and warn of out of a notebook."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a road starts from: float32 with batch norms folded, eager int8, calibration images."""
+
+    fused: nn.Module
+    int8: nn.Module
+    images: Tensor
+
+    def specialized(self) -> "Network":
+        """Return the network without the taps that meet no data in images of this shape."""
+        shape = tuple(self.images.shape[1:])
+        fused, int8 = (specialize(model, shape)[0] for model in (self.fused, self.int8))
+        return replace(self, fused=fused, int8=int8)
+
+
+@dataclass(frozen=True)
+class Road:
+    """One way to ship: a label, the file's suffix, what writes the file, the packages it needs."""
+
+    label: str
+    suffix: str
+    write: Callable[[Network, Path], object]
+    packages: tuple[str, ...] = ()
+
+    def missing(self) -> str:
+        """Say which packages are not installed and how to get them; empty if all are there."""
+        absent = [name for name in self.packages if importlib.util.find_spec(name) is None]
+        wanted = "pip install -r requirements-runtimes.txt"
+        return f"not installed: {', '.join(absent)} ({wanted})" if absent else ""
+
+    def prepare(self, network: Network, stem: Path) -> "Shipment":
+        """Write the file, ``stem`` with this road's suffix; its folder is made if missing."""
+        path = stem.with_name(stem.name + self.suffix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _quiet():
+            self.write(network, path)
+        return Shipment(path)
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """A network in a file."""
+
+    path: Path
+
+    @property
+    def files(self) -> list[Path]:
+        """The file, and the one with its weights where a format has two."""
+        return [p for p in (self.path, self.path.with_suffix(".bin")) if p.exists()]
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk."""
+        return sum(path.stat().st_size for path in self.files)
+
+    def load(self, batch: int = 1, threads: int = 1) -> Callable[[Tensor], Tensor]:
+        """Return a function from float32 images (N, C, H, W) to float32 logits (N, classes).
+
+        PyTorch's roads follow the number of threads and the engine that are set in torch.
+        """
+        with _quiet():
+            if self.path.suffix == ".pt":
+                return _load_eager(self.path)
+            model = classify.load(self.path, batch, threads)
+        return lambda images: torch.from_numpy(model(images.numpy()))
+
+    def pack(self, folder: Path, dataset: Dataset, sure: float = 0.8) -> Path:
+        """Make the folder that is shipped: model, card, ``classify.py``; return the folder.
+
+        The card holds preprocessing (mean, std), labels, the SHA-256 of each file, and the softmax
+        share from which on an answer counts as sure.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (*self.files, Path(classify.__file__)):
+            shutil.copy(path, folder)
+        sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in self.files}
+        card = {"model": self.path.name, "sha256": sums, "labels": dataset.classes, "sure": sure}
+        card |= {"mean": dataset.mean, "std": dataset.std}
+        files.write_text(folder / "model.json", json.dumps(card, indent=1) + "\n")
+        return folder
+
+
+def run_shipped(folder: Path, *pictures: Path) -> tuple[int, str]:
+    """Run a shipped ``classify.py`` in a fresh process; return its exit code and what it printed.
+
+    A last line names which of utils, torch, onnxruntime and openvino were imported.
+    """
+    code = (
+        "import runpy, sys\nsys.argv = sys.argv[1:]\ntry:\n"
+        "    runpy.run_path(sys.argv[0], run_name='__main__')\nfinally:\n"
+        "    names = 'utils', 'torch', 'onnxruntime', 'openvino'\n"
+        "    print('imported:', *[name for name in names if name in sys.modules], flush=True)"
+    )
+    return _python(code, folder / "classify.py", *pictures)
+
+
+def startup(folder: Path) -> dict[str, float]:
+    """Load a shipped model in a fresh process and call it once.
+
+    Returns load_ms (with the import of its runtime), first_ms, memory_mb (resident set then).
+    """
+    code = (
+        "import json, pathlib, psutil, runpy, sys, time\nimport numpy as np\n"
+        "load, path = runpy.run_path(sys.argv[1])['load'], pathlib.Path(sys.argv[2])\n"
+        "times = [time.perf_counter()]\nmodel = load(path)\ntimes.append(time.perf_counter())\n"
+        "model(np.zeros((1, 1, 28, 28), np.float32))\ntimes.append(time.perf_counter())\n"
+        "ms = [1e3 * (b - a) for a, b in zip(times, times[1:])]\n"
+        "memory = psutil.Process().memory_info().rss / 1e6\n"
+        "print(json.dumps({'load_ms': ms[0], 'first_ms': ms[1], 'memory_mb': memory}))"
+    )
+    model = json.loads((folder / "model.json").read_text(encoding="utf-8"))["model"]
+    return json.loads(_python(code, folder / "classify.py", folder / model)[1].splitlines()[-1])
+
+
+def _python(code: str, *arguments: Path) -> tuple[int, str]:
+    command = [sys.executable, "-I", "-W", "ignore", "-c", code, *map(str, arguments)]
+    quiet = os.environ | {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # quantized dtypes are deprecated
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=quiet)
+    return done.returncode, (done.stderr + done.stdout).strip()
+
+
+def _load_eager(path: Path) -> nn.Module:
+    state = torch.load(path, weights_only=True)
+    if "image_shape" in state:
+        return load_specialized(path)
+    if "fc.weight" not in state:  # int8 packs it
+        return ptq.load_int8(path, torch.backends.quantized.engine)
+    model = ptq.fuse(ResNet18(len(state["fc.bias"]), state["conv1.0.weight"].shape[1]).eval())
+    model.load_state_dict(state)
+    return model
+
+
+def _trace(network: Network, path: Path) -> None:
+    traced = torch.jit.trace(network.int8, network.images[:1], check_trace=False)
+    torch.jit.save(torch.jit.freeze(traced), path)
+
+
+@_quiet()
+def pt2e(network: Network) -> nn.Module:
+    """Quantize the exported float graph by torchao's PT2E, for batches of one image.
+
+    The graph has quantize and dequantize nodes that a compiler fuses with their neighbors.
+    """
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+    graph = torch.export.export(network.fused, (network.images[:1],), strict=True).module()
+    quantizer = x86.X86InductorQuantizer()
+    quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+    prepared = prepare_pt2e(graph, quantizer)
+    with torch.no_grad():
+        for image in batches(network.images, size=1):
+            prepared(image)
+    return convert_pt2e(prepared)
+
+
+def _compile(network: Network, path: Path) -> None:
+    with torch.no_grad():
+        program = torch.export.export(pt2e(network), (network.images[:1],))
+        freezing = {"freezing": True}  # packs the weights
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=str(path), inductor_configs=freezing
+        )
+
+
+def _export_onnx(network: Network, path: Path) -> None:
+    batch = ({0: torch.export.Dim("batch", min=1)},)
+    settings = {"dynamo": True, "external_data": False, "verbose": False}
+    torch.onnx.export(
+        network.fused,
+        (network.images[:2],),
+        path,
+        input_names=["images"],
+        dynamic_shapes=batch,
+        **settings,
+    )
+
+
+def _quantize_onnx(network: Network, path: Path) -> None:
+    from onnxruntime import quantization as ort
+
+    _export_onnx(network, path)
+    feed = iter([{"images": batch.numpy()} for batch in batches(network.images, size=64)])
+    reader = type("Reader", (ort.CalibrationDataReader,), {"get_next": lambda _: next(feed, None)})
+    settings = {"activation_type": ort.QuantType.QUInt8, "weight_type": ort.QuantType.QInt8}
+    settings["reduce_range"] = not INT8_SUMS & set(environment.cpu()["instruction_sets"])
+    ort.quantize_static(path, path, reader(), per_channel=True, **settings)
+
+
+def _openvino(network: Network, path: Path, int8: bool) -> None:
+    import openvino
+
+    onnx = path.with_suffix(".onnx.tmp")
+    _export_onnx(network, onnx)
+    model = openvino.Core().read_model(onnx.read_bytes())
+    onnx.unlink()
+    if int8:
+        import nncf
+        import rich
+
+        rich.get_console().quiet = True  # no progress bars
+        images = nncf.Dataset(list(network.images[:, None].numpy()))
+        model = nncf.quantize(model, images, subset_size=len(network.images))
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+ONNX, OPENVINO = ("onnxruntime", "onnx", "onnxscript"), ("openvino", "onnx", "onnxscript")
+INTEGERS = partial(_openvino, int8=True)
+ROADS = {
+    "float_eager": Road(
+        "float32, eager",
+        ".pt",
+        lambda network, path: save_atomically(network.fused.state_dict(), path),
+    ),
+    "float_onnxruntime": Road("float32, ONNX Runtime", ".onnx", _export_onnx, ONNX),
+    "float_openvino": Road("float32, OpenVINO", ".xml", partial(_openvino, int8=False), OPENVINO),
+    "int8_eager": Road(
+        "int8, eager", ".pt", lambda network, path: ptq.save_int8(network.int8, path)
+    ),
+    "int8_traced": Road("int8, TorchScript (deprecated)", ".ts", _trace),
+    "int8_pt2e": Road("int8, PT2E and AOTInductor", ".pt2", _compile, ("torchao",)),
+    "int8_onnxruntime": Road("int8, ONNX Runtime", ".onnx", _quantize_onnx, ONNX),
+    "int8_openvino": Road("int8, OpenVINO", ".xml", INTEGERS, (*OPENVINO, "nncf")),
+}
