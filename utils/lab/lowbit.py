@@ -54,6 +54,16 @@ def layers(model: nn.Module) -> dict[str, nn.Module]:
     return layers_of(model, ConvReLU2d, nn.Conv2d, nn.Linear)
 
 
+def core(layer: nn.Module) -> nn.Module:
+    """Return the convolution or linear layer of a layer that may be fused with a ReLU."""
+    return layer[0] if isinstance(layer, ConvReLU2d) else layer
+
+
+def weight_of(model: nn.Module, name: str) -> Tensor:
+    """Return the weight of a layer that may be fused with a ReLU, without gradients."""
+    return core(model.get_submodule(name)).weight.data
+
+
 def limits(bits: int) -> tuple[int, int]:
     """Return the smallest and the largest code of a weight; ValueError for bits not in 2 to 8."""
     if bits not in range(2, 9):
@@ -95,7 +105,7 @@ def quantize(
     made = {}
     for name, layer in layers(model).items():
         if width := bits.get(name) if isinstance(bits, Mapping) else bits:
-            weight = _core(layer).weight.detach()
+            weight = core(layer).weight.detach()
             step = scales(weight, width, ranges, per)
             made[name] = Quantized(_codes(weight, step, width).to(torch.int8), step, width)
     return made
@@ -106,7 +116,7 @@ def with_weights(model: nn.Module, quantized: Mapping[str, Quantized]) -> nn.Mod
     coarse = copy.deepcopy(model)
     for name, layer in layers(coarse).items():
         if name in quantized:
-            _core(layer).weight.data = quantized[name].weight
+            core(layer).weight.data = quantized[name].weight
     return coarse
 
 
@@ -147,7 +157,7 @@ def adaround(
     function, ``|f(W x) - f(W-hat x-hat)|^2``, and the regularizer with beta from 20 to 2. ``x`` is
     x-hat, ``target`` is f(W x). Adam; 64 inputs per step, drawn with a fixed seed.
     """
-    weight, (low, high) = _core(layer).weight.detach(), limits(start.bits)
+    weight, (low, high) = core(layer).weight.detach(), limits(start.bits)
     key = "0.weight" if isinstance(layer, ConvReLU2d) else "weight"
     step = _column(start.scale, weight.ndim)
     down = (weight / step).floor()
@@ -184,7 +194,7 @@ def gptq(layer: nn.Module, x: Tensor, _target: Tensor | None, start: Quantized) 
     of a convolution, damped by 1 % of its mean diagonal. A column that meets only zeros gets the
     code 0, as in the authors' program.
     """
-    module = _core(layer)
+    module = core(layer)
     if isinstance(module, nn.Conv2d):
         x = F.unfold(x, module.kernel_size, 1, module.padding, module.stride).transpose(1, 2)
     patches = x.flatten(0, -2)
@@ -219,7 +229,7 @@ def repair(
         target = originals[name](exact.pop(name))
         codes = method(originals[name], inputs[0], target, start[name], **options)
         done[name] = replace(start[name], codes=codes)
-        _core(layer).weight.data = done[name].weight
+        core(layer).weight.data = done[name].weight
 
     chosen = {name: layer for name, layer in layers(coarse).items() if name in start}
     with torch.no_grad(), hooked(chosen, before=round_now):
@@ -244,7 +254,7 @@ def correct_bias(model: nn.Module, coarse: nn.Module, images: Tensor) -> nn.Modu
         y -= shift.view(-1, *[1] * (y.ndim - 2))  # so that the next layers see it, too
 
     for network, look in ((model, keep), (corrected, correct)):
-        watched = {name: _core(layer) for name, layer in layers(network).items()}
+        watched = {name: core(layer) for name, layer in layers(network).items()}
         with torch.no_grad(), hooked(watched, look):
             network(images)
     return corrected
@@ -332,10 +342,6 @@ def unpack(path: Path) -> tuple[dict[str, Quantized], dict[str, Tensor]]:
         quantized[name] = Quantized(torch.from_numpy(codes.astype(np.int8)), scale, bits)
         biases[name] = torch.from_numpy(arrays[f"{name}/bias"])
     return quantized, biases
-
-
-def _core(layer: nn.Module) -> nn.Module:
-    return layer[0] if isinstance(layer, ConvReLU2d) else layer
 
 
 def _column(scale: Tensor, dimensions: int) -> Tensor:
