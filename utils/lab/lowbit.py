@@ -286,10 +286,11 @@ def allocate(loss: pd.DataFrame, size: pd.DataFrame, budget: int) -> dict[str, i
     """
     rows, columns = loss.shape
     once = LinearConstraint(np.kron(np.eye(rows), np.ones(columns)), 1, 1)
-    fits = LinearConstraint(size.to_numpy(float).reshape(1, -1), -np.inf, budget)
+    fits = LinearConstraint(size.to_numpy(float).reshape(1, -1) / budget, -np.inf, 1)
     cost = loss.to_numpy(float).ravel() / loss.to_numpy().max()
+    exact = {"mip_rel_gap": 0.0}
     found = milp(
-        cost, integrality=np.ones(cost.size), bounds=Bounds(0, 1), constraints=[once, fits]
+        cost, integrality=cost >= 0, bounds=Bounds(0, 1), constraints=[once, fits], options=exact
     )
     if found.x is None:
         raise ValueError(
