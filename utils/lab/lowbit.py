@@ -286,12 +286,10 @@ def allocate(loss: pd.DataFrame, size: pd.DataFrame, budget: int) -> dict[str, i
     """
     rows, columns = loss.shape
     once = LinearConstraint(np.kron(np.eye(rows), np.ones(columns)), 1, 1)
-    fits = LinearConstraint(size.to_numpy(float).reshape(1, -1) / budget, -np.inf, 1)
+    fits = LinearConstraint(size.to_numpy(float).reshape(1, -1), -np.inf, budget)
     cost = loss.to_numpy(float).ravel() / loss.to_numpy().max()
-    exact = {"mip_rel_gap": 0.0}
-    found = milp(
-        cost, integrality=cost >= 0, bounds=Bounds(0, 1), constraints=[once, fits], options=exact
-    )
+    whole, rules = np.ones(cost.size), [once, fits]
+    found = milp(cost, integrality=whole, bounds=Bounds(0, 1), constraints=rules)
     if found.x is None:
         raise ValueError(
             f"budget={budget}: at least {int(size.min(axis=1).sum())} bytes are needed"
