@@ -1,0 +1,197 @@
+"""Each method on a case that was worked out by hand, and packed files that were tampered with."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from utils import quantization as ptq
+from utils.lab import lowbit
+from utils.models import tq
+
+
+def linear(*rows, bias=0.0):
+    layer = nn.Linear(len(rows[0]), len(rows)).eval()
+    layer.weight.data, layer.bias.data = torch.tensor(rows), torch.full((len(rows),), bias)
+    return layer
+
+
+def start(layer, scale, bits=3):
+    codes = (layer.weight.detach() / scale).round().to(torch.int8)
+    return lowbit.Quantized(codes, torch.tensor([scale]), bits)
+
+
+@pytest.fixture(scope="module")
+def fused(float_model):
+    return ptq.fuse(float_model)
+
+
+def test_three_bits_of_four_weights():
+    """Largest 3.5 on 7 steps: S = 1; 3.5 would round to 4, beyond the largest code 3."""
+    model = nn.Sequential(linear([3.5, -3.5, 0.4, 0.6]))
+    made = lowbit.quantize(model, 3)["0"]
+    assert made.scale.tolist() == [1] and made.codes.tolist() == [[3, -4, 0, 1]]
+    assert made.weight.tolist() == [[3, -4, 0, 1]]
+
+
+def test_one_scale_per_channel_or_for_all():
+    weight = torch.tensor([[1.5, 0.1], [0.3, -0.15]])
+    assert_close(lowbit.scales(weight, 2), torch.tensor([1.0, 0.2]))
+    assert_close(lowbit.scales(weight, 2, per="tensor"), torch.tensor([1.0]))
+
+
+def test_least_squared_error_cuts_what_minmax_keeps():
+    """Fifteen weights of 0.5 vanish at S = 1, and one of 1.5 costs less when it is cut."""
+    weight = torch.tensor([[1.5] + [0.5] * 15])
+    wide = lowbit.scales(weight, 2)
+    tight = lowbit.scales(weight, 2, "least squared error")
+    assert wide == 1 and 0.5 <= tight < 0.6
+
+
+def test_the_percentile_is_that_of_absolute_weights():
+    weight = -torch.arange(101.0)[None]
+    assert_close(lowbit.scales(weight, 2, "percentile"), torch.tensor([99 / 1.5]))
+
+
+def test_unknown_choices_are_refused():
+    for choice in ({"bits": 1}, {"bits": 9}, {"bits": 4, "ranges": "best"}):
+        with pytest.raises(ValueError, match=r"bits=|best"):
+            lowbit.scales(torch.ones(1, 1), **choice)
+
+
+def test_at_eight_bits_the_codes_are_fbgemms(fused, int8_model):
+    made = lowbit.quantize(fused, 8)
+    for name, layer in made.items():
+        real = int8_model.get_submodule(name).weight()
+        if real.qscheme() == torch.per_channel_affine:  # qnnpack has one scale for each layer
+            assert_close(layer.scale, real.q_per_channel_scales().float())
+            assert torch.equal(layer.codes, real.int_repr()), name
+
+
+def test_eight_bit_activations_have_the_observers_scale(fused, images):
+    coarse = lowbit.with_activations(fused, images, 8)
+    observer = tq.MinMaxObserver(quant_min=0, quant_max=255)
+    observer(images)
+    scale, zero_point = observer.calculate_qparams()
+    found = coarse.quant(images)
+    real = torch.quantize_per_tensor(images, scale.item(), int(zero_point), torch.quint8)
+    assert_close(found, real.dequantize())
+    two = lowbit.with_activations(fused, images, 2)
+    assert len(two.conv1(two.quant(images)).unique()) <= 4
+    assert len(two(images).unique()) > 100  # logits are not rounded
+
+
+def test_the_rectified_sigmoid_and_its_penalty():
+    """h(0) = 1.2 / 2 - 0.1; for h = 0.75 and beta = 2 the penalty is 1 - 0.5^2."""
+    h = lowbit.rectified_sigmoid(torch.tensor([0.0, 9.0, -9.0]))
+    assert_close(h, torch.tensor([0.5, 1.0, 0.0]))
+    assert lowbit.rounding_penalty(torch.tensor([0.0, 1.0, 0.75]), 2.0) == 0.75
+
+
+def test_adaround_rounds_the_sum_and_not_the_weights():
+    """0.3 and 0.45 on equal inputs: codes 0 and 0 miss 0.75 by 0.75, 0 and 1 by only 0.25."""
+    layer, x = linear([0.3, 0.45]), torch.ones(64, 2)
+    codes = lowbit.adaround(layer, x, layer(x).detach(), start(layer, 1.0), steps=200)
+    assert codes.tolist() == [[0, 1]]
+
+
+def test_adaround_looks_behind_the_relu():
+    """Where ReLU hides the output, no rounding is better: 0.4 goes to its nearest code."""
+    layer = torch.ao.nn.intrinsic.ConvReLU2d(nn.Conv2d(1, 1, 1), nn.ReLU()).eval()
+    layer[0].weight.data[:], layer[0].bias.data[:] = 0.4, -100
+    x = torch.rand(8, 1, 2, 2)
+    codes = lowbit.adaround(layer, x, layer(x).detach(), start(layer[0], 1.0))
+    assert codes.item() == 0
+
+
+def test_gptq_lets_the_next_column_make_up_for_an_error():
+    """Equal inputs: the first 0.4 becomes 0, so the second has to carry nearly 0.8: code 1."""
+    layer, x = linear([0.4, 0.4]), torch.ones(64, 2)
+    assert lowbit.gptq(layer, x, None, start(layer, 1.0)).tolist() == [[0, 1]]
+
+
+def test_gptq_rounds_to_nearest_where_inputs_are_unrelated():
+    layer, x = linear([0.4, 0.6, 2.0]), torch.eye(3) * torch.tensor([1.0, 1.0, 0.0])
+    assert lowbit.gptq(layer, x, None, start(layer, 1.0)).tolist() == [
+        [0, 1, 0]
+    ]  # the last is idle
+
+
+def test_gptq_meets_a_convolutions_patches():
+    """Stride 2: the two taps always meet equal pixels, so the second makes up for the first."""
+    layer = nn.Conv2d(1, 1, (1, 2), (1, 2), bias=False)
+    layer.weight.data[:] = 0.4
+    x = torch.randn(64, 1, 1, 3, generator=torch.Generator().manual_seed(0))
+    codes = lowbit.gptq(layer, x.repeat_interleave(2, 3), None, start(layer, 1.0))
+    assert codes.flatten().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("method", [lowbit.gptq, lowbit.adaround])
+def test_a_repair_sees_what_the_repaired_layers_hand_on(method):
+    """0.4 becomes 0 in the first layer; the second layer then meets nothing but zeros."""
+    model = nn.Sequential(linear([0.4]), linear([1.4], bias=1.0)).eval()
+    met = {}
+
+    def spy(layer, x, target, made):
+        met[layer] = x.clone(), target.clone()
+        return method(layer, x, target, made)
+
+    ones = torch.ones(4, 1)
+    lowbit.repair(model, ones, {n: start(m, 1.0) for n, m in model.named_children()}, spy)
+    assert_close(met[model[0]], (ones, 0.4 * ones))
+    assert_close(met[model[1]], (0 * ones, 1.56 * ones))  # 1 + 1.4 * 0.4 in the float network
+
+
+def test_bias_correction_restores_the_means_of_all_layers_in_order():
+    model = nn.Sequential(linear([0.4]), linear([2.0], bias=1.0)).eval()
+    coarse = lowbit.with_weights(model, {"0": start(model[0], 1.0)})
+    corrected = lowbit.correct_bias(model, coarse, torch.tensor([[1.0], [3.0]]))
+    assert_close(corrected[0].bias.data, torch.tensor([0.8]))  # 0.4 times the mean input 2
+    assert_close(corrected[1].bias.data, torch.tensor([1.0]))  # its input is right already
+    assert coarse[0].bias.item() == 0
+
+
+def test_sensitivity_is_the_squared_move_of_the_logits():
+    """At 2 bits S = 1 for the row (1.5, 0.4): the output on (1, 1) moves from 1.9 to 1."""
+    table = lowbit.sensitivity(nn.Sequential(linear([1.5, 0.4])), torch.ones(1, 2), [2])
+    assert table.loc["0", 2] == pytest.approx(0.81)
+
+
+def test_the_allocation_is_the_best_that_fits():
+    """With 7 bytes only one layer can have more bits; b gains 8, a gains 4."""
+    loss = pd.DataFrame({2: [5.0, 9.0], 8: [1.0, 1.0]}, index=["a", "b"])
+    size = pd.DataFrame({2: [1, 1], 8: [4, 6]}, index=["a", "b"])
+    assert lowbit.allocate(loss, size, 7) == {"a": 2, "b": 8}
+    assert lowbit.allocate(loss, size, 5) == {"a": 8, "b": 2}
+    with pytest.raises(ValueError, match="at least 2 bytes"):
+        lowbit.allocate(loss, size, 1)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+def test_packed_weights_come_back_and_take_their_bits(tmp_path, fused, bits):
+    made, path = lowbit.quantize(fused, bits), tmp_path / "model.bin"
+    biases = {name: layer.bias for name, layer in fused.named_modules() if name == "fc"}
+    size = lowbit.pack(path, {"fc": made["fc"]}, biases)
+    assert size < 5120 * bits / 8 + 1300  # 80 bytes of scales and biases, the rest are headers
+    again, restored = lowbit.unpack(path)
+    assert torch.equal(again["fc"].codes, made["fc"].codes) and again["fc"].bits == bits
+    assert torch.equal(again["fc"].weight, made["fc"].weight)
+    assert torch.equal(restored["fc"], biases["fc"])
+
+
+def test_a_damaged_file_is_refused_in_words(tmp_path):
+    layer, path = linear([1.5, 0.1]), tmp_path / "model.bin"
+    lowbit.pack(path, {"fc": start(layer, 1.0, 2)}, {"fc": layer.bias})
+    whole = path.read_bytes()
+    flipped = whole[:-1] + bytes([whole[-1] ^ 1])
+    later = whole[:6] + b"\x09" + whole[7:]
+    cases = {"truncated": [whole[:-5], whole[:300], flipped], "version 9": [later]}
+    for said, contents in (
+        cases | {"not a packed": [b"", whole[:8], np.ones(9).tobytes()]}
+    ).items():
+        for content in contents:
+            path.write_bytes(content)
+            with pytest.raises(lowbit.PackedError, match=said):
+                lowbit.unpack(path)

@@ -1,0 +1,55 @@
+"""Checks of notebook 07's exercises."""
+
+from itertools import product
+from math import isclose
+
+import torch
+from pandas import DataFrame
+from torch import Tensor
+
+from utils.exercises import Hint, answered, correct
+
+
+def check_bytes(size: float) -> None:
+    """Check the bytes of a 10 x 512 layer in 3 bits, with float32 scales and biases."""
+    if answered(size):
+        hints = {1920: "Ten scales and ten biases are stored, too.", 16000: "Bits are not bytes."}
+        hints |= {1960: "Both the scales and the biases have four bytes each."}
+        hints[2720] = "The codes have 3 bits, not 4."
+        if not isclose(size, 2000):
+            raise Hint(hints.get(size, "Count 5,120 codes of 3 bits, 10 scales and 10 biases."))
+        correct("Codes take 1,920 bytes, scales and biases 80.")
+
+
+def check_ternary(found: Tensor, weight: Tensor) -> None:
+    """Check ternary weights by the rule of Li and Liu (2016), one scale for all."""
+    if answered(found):
+        kept = weight.abs() > 0.7 * weight.abs().mean()
+        if len(found.unique()) > 3:
+            raise Hint("There are more than three values: one scale serves the whole tensor.")
+        if not torch.equal(found != 0, kept):
+            raise Hint("Other weights are zero: those up to 0.7 times the mean absolute weight.")
+        if not torch.allclose(found.abs().max(), weight[kept].abs().mean()):
+            raise Hint("The scale is the mean absolute value of the weights that are kept.")
+        if not torch.equal(found.sign(), weight.sign() * kept):
+            raise Hint("A kept weight has lost its sign.")
+        correct("Three values are left, and log2(3) = 1.58 bits would store one of them.")
+
+
+def check_budget(bits: dict, loss: DataFrame, size: DataFrame, budget: float) -> None:
+    """Check that this is the least total loss within the budget, by trying every choice."""
+    if answered(bits):
+        if set(bits) != set(loss.index):
+            raise Hint("Every layer needs its bits.")
+
+        def total(table: DataFrame, chosen: tuple) -> float:
+            return sum(table.loc[n, b] for n, b in zip(loss.index, chosen, strict=True))
+
+        own = tuple(bits[name] for name in loss.index)
+        if total(size, own) > budget:
+            raise Hint("The layers take more bytes than the budget.")
+        every = product(loss.columns, repeat=len(loss))
+        best = min(total(loss, c) for c in every if total(size, c) <= budget)
+        if total(loss, own) > best * (1 + 1e-9):
+            raise Hint("It fits, but another choice loses less: compare all that fit.")
+        correct("No choice within the budget loses less.")

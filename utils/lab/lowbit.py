@@ -1,0 +1,352 @@
+"""Fewer than eight bits: fake quantization, repairs, mixed precision and packed files.
+
+Weights are symmetric, ``r-hat = S q`` with q from -2^(b-1) to 2^(b-1) - 1; activations are affine,
+``r-hat = S (q - Z)`` with q from 0 to 2^b - 1. The arithmetic itself stays float32.
+"""
+
+import copy
+import io
+import math
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.optimize import Bounds, LinearConstraint, milp
+from torch import Tensor, nn
+from torch.ao.nn.intrinsic import ConvReLU2d
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from utils import files
+from utils import quantization as ptq
+from utils.models import hooked, layers_of, tq
+
+RANGES = ("min-max", "least squared error", "percentile")
+MAGIC, VERSION, HEADER = b"LOWBIT", 1, struct.Struct("<6sBxI")  # the last: CRC-32
+
+
+class PackedError(ValueError):
+    """A packed file is not one, is damaged, or has another version; the message says which."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A layer's weight: int8 codes in the weight's shape, float32 scales (channels,) or (1,)."""
+
+    codes: Tensor
+    scale: Tensor
+    bits: int
+
+    @property
+    def weight(self) -> Tensor:
+        """Return ``S q``, float32."""
+        return self.codes * _column(self.scale, self.codes.ndim)
+
+
+def layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the fused layers that have weights, by name; a fused pair is one layer."""
+    return layers_of(model, ConvReLU2d, nn.Conv2d, nn.Linear)
+
+
+def core(layer: nn.Module) -> nn.Module:
+    """Return the convolution or linear layer of a layer that may be fused with a ReLU."""
+    return layer[0] if isinstance(layer, ConvReLU2d) else layer
+
+
+def weight_of(model: nn.Module, name: str) -> Tensor:
+    """Return the weight of a layer that may be fused with a ReLU, without gradients."""
+    return core(model.get_submodule(name)).weight.data
+
+
+def limits(bits: int) -> tuple[int, int]:
+    """Return the smallest and the largest code of a weight; ValueError for bits not in 2 to 8."""
+    if bits not in range(2, 9):
+        raise ValueError(f"bits={bits}: weights have 2 to 8 bits")
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
+def scales(weight: Tensor, bits: int, ranges: str = "min-max", per: str = "channel") -> Tensor:
+    """Return ``S = 2 max|r| / (2^b - 1)`` of every channel, or one for all: shape (n,).
+
+    The largest absolute weight is replaced by its 99th percentile (Wu et al.: Integer Quantization
+    for Deep Learning Inference, 2020, section 3.4), or by the part of it that has the least squared
+    error (Nagel et al.: A White Paper on Neural Network Quantization, 2021, section 3.1).
+    ValueError for a choice that is not in ``RANGES``, "channel" and "tensor".
+    """
+    if ranges not in RANGES or per not in ("channel", "tensor"):
+        raise ValueError(f"{ranges!r} per {per!r}: choose one of {RANGES}, per channel or tensor")
+    low, high = limits(bits)
+    rows = weight.detach().flatten(1) if per == "channel" else weight.detach().reshape(1, -1)
+    largest = rows.abs().amax(1)
+    if ranges == "percentile":
+        largest = torch.from_numpy(np.quantile(rows.abs().numpy(), 0.99, axis=1)).float()
+    step = (largest / ((high - low) / 2)).clamp(min=torch.finfo(torch.float32).eps)
+    if ranges == "least squared error":
+        tried = [step * part for part in torch.linspace(1, 0.2, 41)]
+        errors = [(rows - _codes(rows, s, bits) * s[:, None]).square().sum(1) for s in tried]
+        step = torch.stack(tried)[torch.stack(errors).argmin(0), torch.arange(len(rows))]
+    return step
+
+
+def quantize(
+    model: nn.Module, bits: int | Mapping[str, int], ranges: str = "min-max", per: str = "channel"
+) -> dict[str, Quantized]:
+    """Round every weight of a fused model to the nearest code (Jacob et al. 2018, section 2.1).
+
+    ``bits`` may differ by layer; layers that the mapping does not name are left out. Ranges and
+    errors as for :func:`scales`.
+    """
+    made = {}
+    for name, layer in layers(model).items():
+        if width := bits.get(name) if isinstance(bits, Mapping) else bits:
+            weight = core(layer).weight.detach()
+            step = scales(weight, width, ranges, per)
+            made[name] = Quantized(_codes(weight, step, width).to(torch.int8), step, width)
+    return made
+
+
+def with_weights(model: nn.Module, quantized: Mapping[str, Quantized]) -> nn.Module:
+    """Return a copy of a fused float model that computes with these weights."""
+    coarse = copy.deepcopy(model)
+    for name, layer in layers(coarse).items():
+        if name in quantized:
+            core(layer).weight.data = quantized[name].weight
+    return coarse
+
+
+def with_activations(model: nn.Module, images: Tensor, bits: int) -> nn.Module:
+    """Return a copy of a fused model whose activations are rounded to 2^bits affine codes.
+
+    Ranges are the minimum and maximum on ``images`` (Krishnamoorthi: Quantizing Deep Convolutional
+    Networks for Efficient Inference, 2018, section 2.1 and 3.1). Logits stay float32: no layer
+    computes with them.
+    """
+    fake = tq.FakeQuantize.with_args(
+        observer=tq.MinMaxObserver, quant_min=0, quant_max=2**bits - 1, dtype=torch.quint8
+    )
+    prepared = ptq.prepare(model, qconfig=tq.QConfig(fake, tq.default_weight_observer))
+    prepared.apply(tq.disable_fake_quant)
+    ptq.calibrate(prepared, images)
+    for linear in layers_of(prepared, nn.Linear).values():
+        linear.activation_post_process = nn.Identity()
+    return prepared.apply(tq.disable_observer).apply(tq.enable_fake_quant)
+
+
+def inputs_of(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Return what every layer receives when the model sees the images."""
+    found = {}
+    with torch.no_grad(), hooked(layers(model), before=lambda n, _, x: found.update({n: x[0]})):
+        model(images)
+    return found
+
+
+@torch.enable_grad()
+def adaround(
+    layer: nn.Module, x: Tensor, target: Tensor, start: Quantized, steps: int = 100, rate=0.05
+) -> Tensor:
+    """Learn for every weight of a layer whether to round down or up; return int8 codes.
+
+    Nagel et al.: Up or Down? Adaptive Rounding for Post-Training Quantization (ICML 2020), section
+    3.2, eqs. 22 to 25: ``S clip(floor(W/S) + h(V), n, p)``, the error behind the activation
+    function, ``|f(W x) - f(W-hat x-hat)|^2``, and the regularizer with beta from 20 to 2. ``x`` is
+    x-hat, ``target`` is f(W x). Adam; 64 inputs per step, drawn with a fixed seed.
+    """
+    weight, (low, high) = core(layer).weight.detach(), limits(start.bits)
+    key = "0.weight" if isinstance(layer, ConvReLU2d) else "weight"
+    step = _column(start.scale, weight.ndim)
+    down = (weight / step).floor()
+    v = torch.logit((weight / step - down + 0.1) / 1.2).requires_grad_()
+    optimizer, generator = torch.optim.Adam([v], rate), torch.Generator().manual_seed(0)
+    for number in range(steps):
+        chosen = torch.randint(len(x), (min(64, len(x)),), generator=generator)
+        h = rectified_sigmoid(v)
+        rounded = step * (down + h).clamp(low, high)
+        wrong = functional_call(layer, {key: rounded}, (x[chosen],)) - target[chosen]
+        loss = wrong.square().sum(1).mean()
+        if number >= steps // 5:  # the first fifth is without the regularizer
+            loss = loss + 0.01 * rounding_penalty(h, 20 - 18 * (number / steps - 0.2) / 0.8)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return (down + (v.detach() >= 0)).clamp(low, high).to(torch.int8)
+
+
+def rectified_sigmoid(v: Tensor) -> Tensor:
+    """Return ``h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1)`` (Nagel et al. 2020, eq. 23)."""
+    return (1.2 * v.sigmoid() - 0.1).clamp(0, 1)
+
+
+def rounding_penalty(h: Tensor, beta: float) -> Tensor:
+    """Return ``sum 1 - |2 h - 1|^beta``: 0 if every h is 0 or 1 (Nagel et al. 2020, eq. 24)."""
+    return (1 - (2 * h - 1).abs().pow(beta)).sum()
+
+
+def gptq(layer: nn.Module, x: Tensor, _target: Tensor | None, start: Quantized) -> Tensor:
+    """Round column after column, and let the columns to come make up for the error; int8 codes.
+
+    Frantar et al.: GPTQ (ICLR 2023), section 3, algorithm 1, with ``H = 2 X X^T`` over the patches
+    of a convolution, damped by 1 % of its mean diagonal. A column that meets only zeros gets the
+    code 0, as in the authors' program.
+    """
+    module = core(layer)
+    if isinstance(module, nn.Conv2d):
+        x = F.unfold(x, module.kernel_size, 1, module.padding, module.stride).transpose(1, 2)
+    patches = x.flatten(0, -2)
+    hessian = 2 * patches.T @ patches
+    live = hessian.diagonal() > 0
+    hessian = hessian[live][:, live]
+    hessian += 0.01 * hessian.diagonal().mean() * torch.eye(len(hessian))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+    upper = torch.linalg.cholesky(inverse, upper=True)
+    columns = module.weight.detach().flatten(1).T
+    rest, codes = columns[live].clone(), torch.zeros_like(columns)
+    for number, place in enumerate(live.nonzero().flatten()):
+        codes[place] = _codes(rest[number], start.scale, start.bits)
+        error = (rest[number] - codes[place] * start.scale) / upper[number, number]
+        rest[number + 1 :] -= upper[number, number + 1 :, None] * error
+    return codes.T.reshape(module.weight.shape).to(torch.int8)
+
+
+def repair(
+    model: nn.Module, images: Tensor, start: Mapping[str, Quantized], method: Callable, **options
+) -> dict[str, Quantized]:
+    """Round layer by layer with :func:`adaround` or :func:`gptq`, in one pass over the images.
+
+    When a layer's turn comes, the layers before it are repaired already: its input is x-hat. Its
+    target is the float layer's output in the float network (Nagel et al. 2020, section 3.3).
+    ``options`` go to the method. Layers that ``start`` does not name stay float32.
+    """
+    exact, done, coarse = inputs_of(model, images), {}, copy.deepcopy(model)
+    originals = layers(model)
+
+    def round_now(name: str, layer: nn.Module, inputs: tuple) -> None:
+        target = originals[name](exact.pop(name))
+        codes = method(originals[name], inputs[0], target, start[name], **options)
+        done[name] = replace(start[name], codes=codes)
+        core(layer).weight.data = done[name].weight
+
+    chosen = {name: layer for name, layer in layers(coarse).items() if name in start}
+    with torch.no_grad(), hooked(chosen, before=round_now):
+        coarse(images)
+    return done
+
+
+def correct_bias(model: nn.Module, coarse: nn.Module, images: Tensor) -> nn.Module:
+    """Return a copy of ``coarse`` whose layers have the float model's mean outputs.
+
+    ``b - (E[W-hat x-hat] - E[W x])`` for every channel, before the activation function, from data
+    and in order (Nagel et al.: Data-Free Quantization, ICCV 2019, section 4.2 and appendix D).
+    """
+    exact, corrected = {}, copy.deepcopy(coarse)
+
+    def keep(name: str, _module: nn.Module, _inputs: tuple, y: Tensor) -> None:
+        exact[name] = y.transpose(0, 1).flatten(1).mean(1)
+
+    def correct(name: str, module: nn.Module, _inputs: tuple, y: Tensor) -> None:
+        shift = y.transpose(0, 1).flatten(1).mean(1) - exact[name]
+        module.bias.data -= shift
+        y -= shift.view(-1, *[1] * (y.ndim - 2))  # so that the next layers see it, too
+
+    for network, look in ((model, keep), (corrected, correct)):
+        watched = {name: core(layer) for name, layer in layers(network).items()}
+        with torch.no_grad(), hooked(watched, look):
+            network(images)
+    return corrected
+
+
+def sensitivity(
+    model: nn.Module, images: Tensor, widths: Iterable[int], ranges: str = "min-max"
+) -> pd.DataFrame:
+    """Return how far the logits move when one layer alone has few bits: layers by bits.
+
+    The mean squared distance per image, as in Hubara et al.: Accurate Post Training Quantization
+    With Small Calibration Sets (ICML 2021), section 4.
+    """
+    table = {}
+    with torch.no_grad():
+        exact = model(images)
+        for bits in widths:
+            for name, made in quantize(model, bits, ranges).items():
+                moved = with_weights(model, {name: made})(images) - exact
+                table.setdefault(bits, {})[name] = moved.square().sum(1).mean().item()
+    return pd.DataFrame(table)
+
+
+def allocate(loss: pd.DataFrame, size: pd.DataFrame, budget: int) -> dict[str, int]:
+    """Choose each layer's bits: the least total loss within ``budget`` bytes, exactly.
+
+    Integer linear program of Yao et al.: HAWQ-V3 (ICML 2021), section 3.4. ``loss`` and ``size``
+    (bytes) are layers by bits. ValueError if even the smallest choice is over the budget.
+    """
+    rows, columns = loss.shape
+    once = LinearConstraint(np.kron(np.eye(rows), np.ones(columns)), 1, 1)
+    fits = LinearConstraint(size.to_numpy(float).reshape(1, -1), -np.inf, budget)
+    cost = loss.to_numpy(float).ravel() / loss.to_numpy().max()
+    whole, rules = np.ones(cost.size), [once, fits]
+    found = milp(cost, integrality=whole, bounds=Bounds(0, 1), constraints=rules)
+    if found.x is None:
+        raise ValueError(
+            f"budget={budget}: at least {int(size.min(axis=1).sum())} bytes are needed"
+        )
+    best = found.x.reshape(rows, columns).argmax(1)
+    return {name: int(loss.columns[i]) for name, i in zip(loss.index, best, strict=True)}
+
+
+def pack(path: Path, quantized: Mapping[str, Quantized], biases: Mapping[str, Tensor]) -> int:
+    """Store each code in its bits, scales and biases in float32; return the file's size in bytes.
+
+    A header (magic, version, CRC-32), then NumPy's .npz format. Written atomically.
+    """
+    arrays = {}
+    for name, layer in quantized.items():
+        unsigned = (layer.codes.numpy().reshape(-1, 1) - limits(layer.bits)[0]).astype(np.uint8)
+        digits = np.unpackbits(unsigned, axis=1)[:, 8 - layer.bits :]
+        arrays[f"{name}/shape"] = np.array([layer.bits, *layer.codes.shape])
+        arrays[f"{name}/codes"] = np.packbits(digits)
+        arrays[f"{name}/scale"] = layer.scale.numpy()
+        arrays[f"{name}/bias"] = biases[name].detach().numpy()
+    np.savez(body := io.BytesIO(), **arrays)
+    head = HEADER.pack(MAGIC, VERSION, zlib.crc32(body.getvalue()))
+    write = partial(Path.write_bytes, data=head + body.getvalue())
+    return files.write_atomically(path, write).stat().st_size
+
+
+def unpack(path: Path) -> tuple[dict[str, Quantized], dict[str, Tensor]]:
+    """Return what :func:`pack` stored: the same integers, scales and biases.
+
+    Raises PackedError if the file is of another kind or version, truncated or damaged.
+    """
+    content = path.read_bytes()
+    if not content.startswith(MAGIC) or len(content) < HEADER.size:
+        raise PackedError(f"{path.name} is not a packed model: pack() the weights again")
+    _, version, checksum = HEADER.unpack_from(content)
+    if version != VERSION:
+        raise PackedError(f"{path.name} has version {version}; this program reads {VERSION}")
+    if zlib.crc32(content[HEADER.size :]) != checksum:
+        raise PackedError(f"{path.name} is damaged or truncated: copy it or pack() it again")
+    arrays = np.load(io.BytesIO(content[HEADER.size :]))
+    quantized, biases = {}, {}
+    for name in dict.fromkeys(key.partition("/")[0] for key in arrays):
+        bits, *shape = arrays[f"{name}/shape"].tolist()
+        digits = np.unpackbits(arrays[f"{name}/codes"], count=bits * math.prod(shape))
+        padded = np.pad(digits.reshape(-1, bits), ((0, 0), (8 - bits, 0)))
+        codes = np.packbits(padded, axis=1).astype(np.int16).reshape(shape) + limits(bits)[0]
+        scale = torch.from_numpy(arrays[f"{name}/scale"])
+        quantized[name] = Quantized(torch.from_numpy(codes.astype(np.int8)), scale, bits)
+        biases[name] = torch.from_numpy(arrays[f"{name}/bias"])
+    return quantized, biases
+
+
+def _column(scale: Tensor, dimensions: int) -> Tensor:
+    return scale.view(-1, *[1] * (dimensions - 1))
+
+
+def _codes(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
+    # PyTorch's kernels multiply by the reciprocal; so do we, to get their codes.
+    return (weight * (1 / _column(scale, weight.ndim))).round().clamp(*limits(bits))
