@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor, nn
 from torch.ao.nn.intrinsic import ConvReLU2d
 from torch.func import functional_call
@@ -278,24 +277,32 @@ def sensitivity(
     return pd.DataFrame(table)
 
 
-def allocate(loss: pd.DataFrame, size: pd.DataFrame, budget: int) -> dict[str, int]:
+def allocate(loss: pd.DataFrame, size: pd.DataFrame, budget: float) -> dict[str, int]:
     """Choose each layer's bits: the least total loss within ``budget`` bytes, exactly.
 
-    Integer linear program of Yao et al.: HAWQ-V3 (ICML 2021), section 3.4. ``loss`` and ``size``
-    (bytes) are layers by bits. ValueError if even the smallest choice is over the budget.
+    The knapsack problem of Yao et al.: HAWQ-V3 (ICML 2021), section 3.4, solved by dynamic
+    programming instead of an integer program. ``loss`` and ``size`` (bytes) are layers by bits.
+    ValueError if even the smallest choice is over the budget.
     """
-    rows, columns = loss.shape
-    once = LinearConstraint(np.kron(np.eye(rows), np.ones(columns)), 1, 1)
-    fits = LinearConstraint(size.to_numpy(float).reshape(1, -1), -np.inf, budget)
-    cost = loss.to_numpy(float).ravel() / loss.to_numpy().max()
-    whole, rules = np.ones(cost.size), [once, fits]
-    found = milp(cost, integrality=whole, bounds=Bounds(0, 1), constraints=rules)
-    if found.x is None:
-        raise ValueError(
-            f"budget={budget}: at least {int(size.min(axis=1).sum())} bytes are needed"
-        )
-    best = found.x.reshape(rows, columns).argmax(1)
-    return {name: int(loss.columns[i]) for name, i in zip(loss.index, best, strict=True)}
+    in_bits = (8 * size).round().astype(int)
+    unit = int(np.gcd.reduce(in_bits.to_numpy().ravel()))
+    steps = in_bits.to_numpy() // unit
+    best = np.zeros(int(8 * budget / unit + 1e-9) + 1)  # least loss of the layers so far, by size
+    chosen = np.zeros((len(loss), len(best)), np.int8)
+    for layer, (losses, weights) in enumerate(zip(loss.to_numpy(float), steps, strict=True)):
+        found = np.full((len(losses), len(best)), np.inf)
+        for choice, (extra, step) in enumerate(zip(losses, weights, strict=True)):
+            found[choice, step:] = best[: max(0, len(best) - step)] + extra
+        chosen[layer], best = found.argmin(0), found.min(0)
+    if not np.isfinite(best[-1]):
+        least = int(np.ceil(size.min(axis=1).sum()))
+        raise ValueError(f"budget={budget}: at least {least} bytes are needed")
+    left, bits = len(best) - 1, {}
+    for layer in reversed(range(len(loss))):
+        choice = chosen[layer, left]
+        bits[loss.index[layer]] = int(loss.columns[choice])
+        left -= steps[layer, choice]
+    return {name: bits[name] for name in loss.index}
 
 
 def pack(path: Path, quantized: Mapping[str, Quantized], biases: Mapping[str, Tensor]) -> int:
