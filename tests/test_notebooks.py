@@ -32,6 +32,7 @@ EXPECTED = (
     "04_cpu_benchmark",
     "05_integer_arithmetic",
     "06_accuracy_limits",
+    "07_low_bit",
     "08_deployment",
     "09_report",
 )
