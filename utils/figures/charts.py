@@ -238,7 +238,9 @@ def heat_map(
     if neutral is not None:
         reach = max(high - neutral, neutral - low, 1e-9)
         norm, colors = TwoSlopeNorm(neutral, neutral - reach, neutral + reach), "PuOr"
-    fig, ax = figure(size=(1.6 + 0.85 * table.shape[1], 1.4 + 0.42 * len(table)))
+    longest = max(len(str(name)) for name in table.index)
+    width = max(5.5, 2.6 + 0.08 * longest + 0.85 * table.shape[1])  # with labels and color bar
+    fig, ax = figure(size=(width, 1.4 + 0.42 * len(table)))
     drawn = ax.imshow(values, cmap=colors, norm=norm, aspect="auto")
     for (row, column), value in ndenumerate(values):
         red, green, blue, _ = drawn.cmap(drawn.norm(value))
