@@ -239,7 +239,7 @@ def test_chromium_draws_a_digit_and_agrees_with_the_integer_network(
     draw.click_and_hold().move_by_offset(120, 0).move_by_offset(-70, 170).release().perform()
     pixels = """const c = document.querySelector(".int8 .small").getContext("2d");
         return Array.from(c.getImageData(0, 0, 28, 28).data).filter((_, n) => n % 4 == 0)"""
-    end, equal = time.monotonic() + 60, False
+    end, equal = time.monotonic() + 180, False
     while not equal and time.monotonic() < end:
         time.sleep(0.2)
         image = np.array(browser.execute_script(pixels), np.uint8).reshape(1, 1, 28, 28)

@@ -72,12 +72,12 @@ def test_documents_name_what_there_is():
     text = (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?![a-z]+:)([^)#]+)(?:#[^)]*)?\)", text):
         assert (PROJECT / target).exists(), target
-    library = README.split("## Library")[1]
-    for path in (PROJECT / "utils").glob("[a-z]*.py"):
-        assert f"`{path.stem}`" in library, path.stem
+    for pattern in ("[a-z]*.py", "lab/[a-z]*.py"):
+        for path in (PROJECT / "utils").glob(pattern):
+            assert f"`{path.stem}`" in text, path.stem
     for path in (PROJECT / "notebooks").glob("*.ipynb"):
         assert f"notebooks/{path.name}" in README
-    for target in ("report", "test", "lab", "notebooks"):
+    for target in ("report", "test", "lab", "notebooks", "class"):
         assert f"make {target}" in README
 
 
