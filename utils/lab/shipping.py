@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from IPython.utils.capture import capture_output
 from torch import Tensor, nn
 
 from utils import environment, files
@@ -244,11 +245,10 @@ def _openvino(network: Network, path: Path, int8: bool) -> None:
     onnx.unlink()
     if int8:
         import nncf
-        import rich
 
-        rich.get_console().quiet = True  # no progress bars
         images = nncf.Dataset(list(network.images[:, None].numpy()))
-        model = nncf.quantize(model, images, subset_size=len(network.images))
+        with capture_output():  # its progress bars would stay in the notebook
+            model = nncf.quantize(model, images, subset_size=len(network.images))
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
