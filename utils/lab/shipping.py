@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from IPython.utils.capture import capture_output
 from torch import Tensor, nn
 
 from utils import environment, files
@@ -245,10 +244,12 @@ def _openvino(network: Network, path: Path, int8: bool) -> None:
     onnx.unlink()
     if int8:
         import nncf
+        import rich
 
+        console = rich.get_console()  # progress bars would stay in the notebook
+        console.quiet, console.is_jupyter = True, False
         images = nncf.Dataset(list(network.images[:, None].numpy()))
-        with capture_output():  # its progress bars would stay in the notebook
-            model = nncf.quantize(model, images, subset_size=len(network.images))
+        model = nncf.quantize(model, images, subset_size=len(network.images))
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
