@@ -23,7 +23,7 @@ report: .venv/ready  ## Execute all notebooks and write report/index.html
 	$(BIN)/python -m utils.report
 
 test: .venv/ready  ## Run every test, notebooks included, in the quick profile
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lab: .venv/ready  ## Open JupyterLab on the notebooks
 	$(BIN)/python -m jupyterlab notebooks
