@@ -38,9 +38,8 @@ def write(settings: Settings, name: str, record: dict) -> Path:
         try:
             save(path.parent / "summary.json", collect(path.parent))
         except ResultsError as error:
-            if (
-                name == list(SOURCES)[-1]
-            ):  # an earlier notebook is followed by the one that mends it
+            # An earlier notebook is followed by the one that mends it.
+            if name == list(SOURCES)[-1]:
                 print(f"summary.json is not written: {error}")
     return path
 
@@ -73,19 +72,24 @@ def collect(path: Path) -> dict:
             where = f"b{row.pop('batch')}_t{row.pop('threads')}"
             summary |= {f"{names.get(key, key)}_{where}": value for key, value in row.items()}
     summary |= {"warning": benchmark["warning"], "environments": environments}
-    return summary | _shipped(path, environments)
+    for name, found in (("08_deployment", _shipped), ("07_low_bit", _smallest)):
+        try:
+            record = read(path, name)
+            check_weights({**environments, name: record["environment"]})
+        except ResultsError:  # it has not run, or on other weights
+            continue
+        summary |= found(record)
+    return summary
 
 
-def _shipped(path: Path, environments: Mapping[str, dict]) -> dict:
-    """Return what notebook 08 found out, if it has run on the same weights."""
-    try:
-        record = read(path, "08_deployment")
-        check_weights({**environments, "08_deployment": record["environment"]})
-    except ResultsError:
-        return {}
+def _shipped(record: dict) -> dict:
     size = pd.DataFrame(record["summary"]).groupby("variant")["file_mb"].first()
     names = ("float_eager", "int8_eager_specialized")
     return {"shipped_mb": [size[name] for name in names], "shipped": record["verdicts"]}
+
+
+def _smallest(record: dict) -> dict:
+    return {"smallest": record["smallest"]} if "smallest" in record else {}
 
 
 def check_weights(environments: Mapping[str, dict]) -> None:
@@ -180,6 +184,12 @@ def headline(summary: dict) -> pd.DataFrame:
             )
             what = f"{row.situation}, the fastest of all runtimes"
             rows.append((what, slow, fast, f"{row.ratio:.2f} times as fast"))
+    if small := s.get("smallest"):
+        sizes = [f"{small[key] / 1e6:.2f} MB" for key in ("float_bytes", "bytes")]
+        points = f"{100 * small['difference']:+.2f} points (McNemar p = {small['mcnemar_p']:.2g})"
+        change = f"{small['times']:.0f} times smaller, accuracy {points}"
+        what = f"smallest file with this accuracy: {small['name']}"
+        rows.append((what, sizes[0], f"not int8: {sizes[1]}", change))
     return pd.DataFrame(rows, columns=["", "float32", "int8", "change"])
 
 
