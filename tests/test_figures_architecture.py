@@ -48,7 +48,7 @@ def test_the_receptive_field_is_boxed_and_its_center_shaded():
 
 
 def test_taps_without_data_are_hatched_and_their_share_is_computed():
-    counts = {f"layer{n}": np.array([[0, 0, 0], [0, 1, 1], [0, 2, n]]) for n in range(4)}
+    counts = {f"layer{n}": np.array([[0, 0, 1], [0, 0, 1], [0, 2, n]]) for n in range(4)}
     stages = pd.DataFrame({"used": [1e6, 1e6], "idle": [0, 2e6]}, index=["conv1", "layer4"])
     fig, alt = architecture.padding_taps(counts, stages)
     for ax, count in zip(fig.axes, counts.values(), strict=False):
