@@ -66,7 +66,7 @@ def residual_block(kind: str = "float") -> tuple[Figure, str]:
     said = f"{name}: {', '.join(text.strip() for text in middles)}; a shortcut leads from the input"
     said += f" to the addition ({detour})."
     if kind == "ready":
-        ax.plot(_OBSERVED, [0] * 4, "D", color=ACCENT, markersize=7, label="observer")
+        ax.plot(_OBSERVED, [0] * 4, "D", color=ACCENT, markersize=7, label="observer", zorder=5)
         ax.legend(frameon=False, loc="lower right")
         said += " Observers sit at the input and behind relu, bn2 and add_relu."
     return fig, said
