@@ -56,9 +56,13 @@ CHARTS = {
     ),
     "heat map": (
         lambda: figures.heat_map(
-            pd.DataFrame({"x": [1.0, 0.5], "y": [2.0, 3.0]}, ["r", "s"]), "Map", "c", "row", "times"
+            pd.DataFrame({"x": [1.0, 0.5], "y\nz": [2.0, 3]}, ["r", "s"]),
+            "Map",
+            "c",
+            "row",
+            "times",
         ),
-        "row s: x 0.5, y 3",
+        "row s: x 0.5, y z 3",
     ),
     "differences": (
         lambda: figures.heat_map(

@@ -39,6 +39,7 @@ def test_shifts_draw_both_models_and_each_difference_in_its_column():
     columns = ["kind", "strength", "bits", "mean", "low", "high"]
     fig, alt = accuracy_figures.shifts(level, pd.DataFrame(rows, columns=columns))
     assert "rotated: float32 40.0 %, int8 41.0 %; noisy: float32 20.0 %, int8 19.0 %" in alt
+    assert "lowest difference is -0.8 points: rotated, strength 1, 8 bits" in alt
     top, bottom = fig.axes[1], fig.axes[3]
     assert top.get_title(loc="left") == "noisy"
     np.testing.assert_array_equal(top.lines[0].get_ydata(), [98, 20])
@@ -46,3 +47,4 @@ def test_shifts_draw_both_models_and_each_difference_in_its_column():
     (seven, *_), (eight, *_) = (drawn.lines for drawn in bottom.containers)
     np.testing.assert_allclose(seven.get_ydata().astype(float), [-0.7] * 2)
     np.testing.assert_allclose(eight.get_ydata().astype(float), [-0.8] * 2)
+    assert (seven.get_xdata() < eight.get_xdata()).all(), "an interval hides another"

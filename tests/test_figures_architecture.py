@@ -47,11 +47,16 @@ def test_the_receptive_field_is_boxed_and_its_center_shaded():
     assert "2 columns in the middle hold 90 %" in alt
 
 
-def test_taps_without_data_say_padding_and_their_share_is_computed():
-    counts = {f"layer{n}": np.array([[0, 0, 0], [0, 1, 1], [0, 2, n]]) for n in range(4)}
+def test_taps_without_data_are_hatched_and_their_share_is_computed():
+    counts = {f"layer{n}": np.array([[0, 0, 1], [0, 0, 1], [0, 2, n]]) for n in range(4)}
     stages = pd.DataFrame({"used": [1e6, 1e6], "idle": [0, 2e6]}, index=["conv1", "layer4"])
     fig, alt = architecture.padding_taps(counts, stages)
-    assert words(fig).count("data") == 3 + 4 * 3
-    assert words(fig).count("padding") == 36 - 15
+    for ax, count in zip(fig.axes, counts.values(), strict=False):
+        places = {tap.get_xy(): tap.get_hatch() for tap in ax.patches}
+        idle = {(column, row): "xxxx" for row, column in np.argwhere(count == 0)}
+        assert {xy: hatch for xy, hatch in places.items() if hatch} == idle
+        assert len(places) == 9
+    texts = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert texts == ["meet data", "meet only padding"]
     assert "layer0: 3 of 9, layer1: 4 of 9" in alt
     assert "50% of all weights meet only padding" in alt

@@ -17,6 +17,7 @@ def test_the_dot_shows_how_far_a_digit_was_shifted():
     for ax, (x, y) in zip(fig.axes, [(13.5, 13.5), (17.5, 16.5)], strict=False):
         across, upright, dot = ax.lines
         assert set(across.get_ydata()) == set(upright.get_xdata()) == {13.5}
+        assert across.get_color() == upright.get_color() == figures.GREY  # the dtypes have blue
         assert (dot.get_xdata().item(), dot.get_ydata().item()) == pytest.approx((x, y))
 
 

@@ -1,12 +1,12 @@
 """Figures of notebook 01; notebook 03 draws its blocks with the same function."""
 
-from matplotlib.colors import ListedColormap, LogNorm, to_rgba
+from matplotlib.colors import LogNorm, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from numpy import cumsum, ma, ndarray, ndenumerate, searchsorted
 from pandas import DataFrame
 
-from utils.figures.style import ACCENT, DPI, FLOAT, GREY, INT8, figure, label
+from utils.figures.style import ACCENT, DPI, FLOAT, GREY, INT8, figure, label, legend_below
 
 _BLOCKS = {  # title, and the middle of each box
     "float": (
@@ -60,13 +60,13 @@ def residual_block(kind: str = "float") -> tuple[Figure, str]:
     ax.plot([2, 2, plus], [0, -8, -8], **line)
     ax.annotate("", (plus, -3), (plus, -8), arrowprops=head)
     look = {"facecolor": "white", "edgecolor": color, "linestyle": ":"}
-    text = f"shortcut; {'conv 1×1' if kind == 'int8' else 'conv 1×1 and bn'} where shapes differ"
-    ax.text(plus / 2, -8, text, fontsize=9, ha="center", va="center", bbox=look)
+    detour = f"{'conv 1×1' if kind == 'int8' else 'conv 1×1 and bn'} where shapes differ"
+    ax.text(plus / 2, -8, f"shortcut; {detour}", fontsize=9, ha="center", va="center", bbox=look)
     ax.text(-1, 2.5, "x", style="italic", fontsize=11)
     said = f"{name}: {', '.join(text.strip() for text in middles)}; a shortcut leads from the input"
-    said += " to the addition."
+    said += f" to the addition ({detour})."
     if kind == "ready":
-        ax.plot(_OBSERVED, [0] * 4, "D", color=ACCENT, markersize=7, label="observer")
+        ax.plot(_OBSERVED, [0] * 4, "D", color=ACCENT, markersize=7, label="observer", zorder=5)
         ax.legend(frameon=False, loc="lower right")
         said += " Observers sit at the input and behind relu, bn2 and add_relu."
     return fig, said
@@ -90,6 +90,7 @@ def receptive_field(gradient: ndarray, box: tuple[int, int]) -> tuple[Figure, st
     fig, (left, right) = figure(1, 2, size=(10, 4), width_ratios=(1, 1.2))
     first, last = box
     width = last - first + 1
+    fig.get_layout_engine().set(wspace=0.06)  # the labels in the middle belong to two panels
     norm = LogNorm(gradient[gradient > 0].min(), gradient.max())
     drawn = left.imshow(ma.masked_equal(gradient, 0), norm=norm, cmap="Greys")
     corner = (first - 0.5, first - 0.5)
@@ -129,26 +130,22 @@ def padding_taps(counts: dict[str, ndarray], stages: DataFrame) -> tuple[Figure,
     """
     fig = Figure(figsize=(10, 3.6), dpi=DPI, layout="constrained")
     grid = fig.add_gridspec(2, 4, width_ratios=(1, 1, 0.2, 3.2))
+    data = {"facecolor": ACCENT, "edgecolor": GREY}
+    padding = {"facecolor": "white", "edgecolor": GREY, "hatch": "xxxx"}
     for place, (name, count) in enumerate(counts.items()):
         ax = fig.add_subplot(grid[divmod(place, 2)])
-        ax.imshow(count > 0, cmap=ListedColormap(["white", ACCENT]), vmin=0, vmax=1)
         for (row, column), met in ndenumerate(count):
-            text, color = ("data", "white") if met else ("padding", "#555555")
-            ax.text(column, row, text, ha="center", va="center", color=color, fontsize=7)
-        between = [i - 0.5 for i in range(1, len(count))]
-        ax.set_xticks(between, [])
-        ax.set_yticks(between, [])
-        ax.grid(color=GREY)
-        ax.tick_params(length=0)
-        ax.set_title(name, fontsize=9)
+            ax.add_patch(Rectangle((column, row), 1, 1, **(data if met else padding)))
+        width = len(count)
+        ax.set(xlim=(0, width), ylim=(width, 0), aspect="equal", xticks=[], yticks=[])
+        ax.set_title(name, fontsize=10)
     ax = fig.add_subplot(grid[:, 3])
     ax.spines[["top", "right"]].set_visible(False)
     used, idle = stages["used"] / 1e6, stages["idle"] / 1e6
-    ax.barh(stages.index, used, color=ACCENT, label="meet data")
-    look = {"color": "white", "edgecolor": GREY, "hatch": "xxxx"}
-    ax.barh(stages.index, idle, left=used, label="meet only padding", **look)
+    ax.barh(stages.index, used, label="meet data", **data)
+    ax.barh(stages.index, idle, left=used, label="meet only padding", **padding)
     ax.invert_yaxis()
-    ax.legend(frameon=False, loc="upper right")
+    legend_below(fig, 2)
     label(ax, "Weights, by stage", "weights (millions)")
     share = idle.sum() / (used.sum() + idle.sum())
     taps = ", ".join(f"{name}: {(c > 0).sum()} of {c.size}" for name, c in counts.items())

@@ -256,7 +256,7 @@ def heat_map(
         f"{y} {row}: " + ", ".join(f"{c} {short(v)}" for c, v in cells.items())
         for row, cells in table.iterrows()
     )
-    return fig, f"Heat map: {title}. {unit}; columns: {x}. {said}."
+    return fig, f"Heat map: {title}. {unit}; columns: {x}. {said}.".replace("\n", " ")
 
 
 def histograms(

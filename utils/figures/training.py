@@ -23,8 +23,8 @@ def augmented(images: Tensor, heading: str) -> tuple[Figure, str]:
     )
     fig, alt = gallery(images, [""] * len(images), heading, alt)
     for ax, x, y in zip(fig.axes, right, down, strict=False):
-        ax.axhline(13.5, color="#56B4E9", linewidth=1)
-        ax.axvline(13.5, color="#56B4E9", linewidth=1)
+        ax.axhline(13.5, color=GREY, linewidth=1)
+        ax.axvline(13.5, color=GREY, linewidth=1)
         ax.plot(x, y, "o", color="#E377C2", markeredgecolor="black", markersize=6)
     return fig, alt
 
@@ -38,9 +38,8 @@ def confusion(counts: ndarray, classes: tuple[str, ...]) -> tuple[Figure, str]:
     ax.imshow(errors, cmap="Greys", vmin=0, vmax=1.4 * most)
     for (row, column), count in ndenumerate(counts):
         if count:
-            color = (
-                GREY if row == column else "white" if errors[row, column] > most / 2 else "black"
-            )
+            dark = errors[row, column] > most / 2
+            color = "#555555" if row == column else ("white" if dark else "black")
             ax.text(column, row, f"{count:,}", ha="center", va="center", fontsize=9, color=color)
     ax.set_xticks(range(len(classes)), classes)
     ax.set_yticks(range(len(classes)), classes)
