@@ -8,7 +8,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from utils import quantization as ptq
-from utils.lab import lowbit
+from utils import specialization
+from utils.lab import integer, lowbit
 from utils.models import tq
 
 
@@ -40,6 +41,16 @@ def test_one_scale_per_channel_or_for_all():
     weight = torch.tensor([[1.5, 0.1], [0.3, -0.15]])
     assert_close(lowbit.scales(weight, 2), torch.tensor([1.0, 0.2]))
     assert_close(lowbit.scales(weight, 2, per="tensor"), torch.tensor([1.0]))
+
+
+def test_a_group_has_a_scale_of_its_own():
+    """Groups of two: 1.5 and 0.3 are the largest; three weights cannot be divided by two."""
+    model = nn.Sequential(linear([1.5, -0.6, 0.3, -0.15]), linear([1.5, 0.1, 0.2]))
+    made = lowbit.quantize(model, 2, per=2)
+    assert_close(made["0"].scale, torch.tensor([1.0, 0.2]))
+    assert made["0"].codes.tolist() == [[1, -1, 1, -1]]  # 1.5 rounds to 2, beyond the largest
+    assert_close(made["0"].weight, torch.tensor([[1, -1, 0.2, -0.2]]))
+    assert made["1"].scale.tolist() == [1]
 
 
 def test_least_squared_error_cuts_what_minmax_keeps():
@@ -81,6 +92,53 @@ def test_eight_bit_activations_have_the_observers_scale(fused, images):
     two = lowbit.with_activations(fused, images, 2)
     assert len(two.conv1(two.quant(images)).unique()) <= 4
     assert len(two(images).unique()) > 100  # logits are not rounded
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_integer_kernels_run_the_stored_codes(fused, images, bits):
+    """fbgemm, and the network in NumPy: the same codes as weights, and as activations."""
+    if ptq.default_engine() != "fbgemm":
+        pytest.skip("the integer network is that of fbgemm")
+    small, _ = specialization.specialize(fused, tuple(images.shape[1:]))
+    made = lowbit.quantize(small, bits)
+    name = "layer1.0.conv1"
+    codes = torch.randint(-1, 2, made[name].codes.shape, dtype=torch.int8)  # ternary, no rounding
+    made[name] = lowbit.Quantized(codes, torch.tensor([0.01]), 2)
+    int8 = lowbit.to_int8(small, made, images)
+    for name, layer in made.items():
+        real = int8.get_submodule(name).weight()
+        assert torch.equal(real.int_repr(), layer.codes), name
+        assert_close(real.dequantize(), layer.weight)
+    real = ptq.layer_outputs(int8, images[:8], integers=True)
+    ours = integer.IntegerResNet18.from_quantized(int8).activations(images[:8])
+    for name, found in real.items():
+        theirs = found.int_repr().numpy()
+        theirs = theirs.transpose(0, 2, 3, 1) if theirs.ndim == 4 else theirs
+        assert (ours[name.removesuffix(".1")].q.squeeze() == theirs.squeeze()).all(), name
+
+
+def test_equalization_makes_ranges_even():
+    """Written by at most 8 and read by at most 2: s = 2, and both become 4."""
+    block = nn.Module()
+    block.conv1 = torch.ao.nn.intrinsic.ConvReLU2d(nn.Conv2d(1, 2, 1), nn.ReLU())
+    block.conv2 = nn.Conv2d(2, 1, 1)
+    block.conv1[0].weight.data[:, 0, 0, 0] = torch.tensor([-8.0, 0.0])
+    block.conv1[0].bias.data[:] = 6
+    block.conv2.weight.data[0, :, 0, 0] = torch.tensor([2.0, 3.0])
+    even = lowbit.equalize(block)
+    assert even.conv1[0].weight.flatten().tolist() == [-4, 0]
+    assert even.conv1[0].bias.tolist() == [3, 6]
+    assert even.conv2.weight.flatten().tolist() == [4, 3]  # zeros write the second channel
+
+
+def test_equalization_keeps_the_function(fused, images):
+    for whole in (fused, specialization.specialize(fused, tuple(images.shape[1:]))[0]):
+        even = lowbit.equalize(whole)
+        blocks = [name for name in lowbit.layers(whole) if "conv2" in name]
+        assert len(blocks) == 8
+        for name in blocks:
+            assert not torch.equal(lowbit.weight_of(even, name), lowbit.weight_of(whole, name))
+        assert ptq.sqnr(whole(images), even(images)) > 100
 
 
 def test_the_rectified_sigmoid_and_its_penalty():
