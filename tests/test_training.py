@@ -429,6 +429,7 @@ GEOMETRIES = {
     "3x3 stride 2 on 4x1": (dict(kernel_size=3, stride=2, padding=1), (4, 1)),
     "3x5 on 2x1": (dict(kernel_size=(3, 5), stride=(1, 2), padding=(1, 2)), (2, 1)),
     "with bias": (dict(kernel_size=3, padding=1, bias=True), (1, 1)),
+    "with bias on 2x2": (dict(kernel_size=3, padding=1, bias=True), (2, 2)),
     "groups": (dict(kernel_size=3, padding=1, groups=2), (1, 1)),
     "dilation": (dict(kernel_size=3, padding=2, dilation=2), (1, 1)),
     "same": (dict(kernel_size=3, padding="same"), (1, 1)),
@@ -457,9 +458,9 @@ def test_convolutions_without_padding_work_are_equal_forward_and_backward(keywor
 def test_the_work_is_really_left_out_and_the_forward_comes_back_after_an_error(monkeypatch):
     shapes = []
 
-    def linear(x, weight):
+    def linear(x, weight, bias):
         shapes.append(tuple(weight.shape))
-        return F.linear(x, weight)
+        return F.linear(x, weight, bias)
 
     monkeypatch.setattr(training, "F", SimpleNamespace(linear=linear))
     conv = nn.Conv2d(8, 16, 3, padding=1, bias=False)

@@ -141,7 +141,7 @@ def without_padding_work(model: nn.Module) -> AbstractContextManager:
 
 def _dense_conv2d(conv: nn.Conv2d, x: Tensor) -> Tensor:
     known = (conv.groups, conv.dilation, conv.padding_mode) == (1, (1, 1), "zeros")
-    if not known or conv.bias is not None or isinstance(conv.padding, str):
+    if not known or isinstance(conv.padding, str):
         return nn.Conv2d.forward(conv, x)
     height, width = x.shape[2:]
     # The kernel's row that meets the map's first row, for each output row; likewise for columns.
@@ -156,7 +156,8 @@ def _dense_conv2d(conv: nn.Conv2d, x: Tensor) -> Tensor:
         return nn.Conv2d.forward(conv, x)  # some window does not cover the whole map
     kernel = conv.weight.permute(0, 2, 3, 1)  # channels last, as the data lies in memory
     parts = [kernel[:, r : r + height, c : c + width].flatten(1) for r in rows for c in columns]
-    y = F.linear(x.permute(0, 2, 3, 1).flatten(1), torch.cat(parts))
+    bias = None if conv.bias is None else conv.bias.repeat(len(parts))
+    y = F.linear(x.permute(0, 2, 3, 1).flatten(1), torch.cat(parts), bias)
     return y.view(len(x), len(rows), len(columns), -1).permute(0, 3, 1, 2)
 
 
