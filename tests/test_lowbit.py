@@ -117,6 +117,21 @@ def test_integer_kernels_run_the_stored_codes(fused, images, bits):
         assert (ours[name.removesuffix(".1")].q.squeeze() == theirs.squeeze()).all(), name
 
 
+def test_rounded_activations_have_the_kernels_codes(fused, images):
+    """With 7 bits, so that no processor's kernels saturate; a float32 sum may round elsewhere."""
+    fewer = tq.MinMaxObserver.with_args(quant_min=0, quant_max=127, dtype=torch.quint8)
+    made = lowbit.quantize(fused, 8)
+    qconfig = tq.QConfig(fewer, tq.default_weight_observer)
+    int8 = lowbit.to_int8(fused, made, images, qconfig)
+    fake = lowbit.with_activations(lowbit.with_weights(fused, made), images, 7)
+    ours = ptq.layer_outputs(fake, images[:8])
+    theirs = ptq.layer_outputs(int8, images[:8], integers=True)
+    for name in ("quant", "conv1", "layer1.0.conv1"):
+        codes = theirs[name]
+        gap = ours[name] / codes.q_scale() + codes.q_zero_point() - codes.int_repr()
+        assert gap.abs().max() < 1.1 and (gap.abs() > 0.5).float().mean() < 1e-3, name
+
+
 def test_equalization_makes_ranges_even():
     """Written by at most 8 and read by at most 2: s = 2, and both become 4."""
     block = nn.Module()

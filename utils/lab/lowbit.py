@@ -154,14 +154,17 @@ def with_activations(model: nn.Module, images: Tensor, bits: int) -> nn.Module:
     return prepared.apply(tq.disable_observer).apply(tq.enable_fake_quant)
 
 
-def to_int8(model: nn.Module, quantized: Mapping[str, Quantized], images: Tensor) -> nn.Module:
+def to_int8(
+    model: nn.Module, quantized: Mapping[str, Quantized], images: Tensor, qconfig=None
+) -> nn.Module:
     """Return the int8 network whose weights are exactly these codes and scales.
 
     int8 kernels compute with any codes of 2 to 8 bits. ``model`` is the fused float network that
-    the codes stand for, with its biases; activations are calibrated on ``images`` and have the
-    engine's 8 bits. Every layer needs codes, with one scale for each channel, or one for all.
+    the codes stand for, with its biases; activations are calibrated on ``images`` with the
+    engine's observers, or the qconfig's. Every layer needs codes, with one scale for each channel,
+    or one for all.
     """
-    prepared = ptq.prepare(with_weights(model, quantized))
+    prepared = ptq.prepare(with_weights(model, quantized), qconfig=qconfig)
     ptq.calibrate(prepared, images)
     int8 = ptq.convert(prepared)
     for name, made in quantized.items():
