@@ -169,6 +169,7 @@ def to_int8(
     int8 = ptq.convert(prepared)
     for name, made in quantized.items():
         layer, scale = int8.get_submodule(name), made.scale.double().expand(len(made.codes))
+        scale = scale.clamp(min=torch.finfo(torch.float32).eps)  # of a channel without weights
         zeros = torch.zeros(len(scale), dtype=torch.int64)
         weight = torch._make_per_channel_quantized_tensor(made.codes, scale, zeros, 0)
         layer.set_weight_bias(weight, layer.bias())
