@@ -186,6 +186,8 @@ def test_gptq_lets_the_next_column_make_up_for_an_error():
     """Equal inputs: the first 0.4 becomes 0, so the second has to carry nearly 0.8: code 1."""
     layer, x = linear([0.4, 0.4]), torch.ones(64, 2)
     assert lowbit.gptq(layer, x, None, start(layer, 1.0)).tolist() == [[0, 1]]
+    wide = linear([4.8, 1.0])  # S = 4: the first is 0.8 too small, and 1.8 is nearer to 0 than to 4
+    assert lowbit.gptq(wide, x, None, start(wide, 4.0)).tolist() == [[1, 0]]
 
 
 def test_gptq_rounds_to_nearest_where_inputs_are_unrelated():
