@@ -8,7 +8,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from utils import quantization as ptq
-from utils.lab import lowbit
+from utils import specialization
+from utils.lab import integer, lowbit
 from utils.models import tq
 
 
@@ -40,6 +41,16 @@ def test_one_scale_per_channel_or_for_all():
     weight = torch.tensor([[1.5, 0.1], [0.3, -0.15]])
     assert_close(lowbit.scales(weight, 2), torch.tensor([1.0, 0.2]))
     assert_close(lowbit.scales(weight, 2, per="tensor"), torch.tensor([1.0]))
+
+
+def test_a_group_has_a_scale_of_its_own():
+    """Groups of two: 1.5 and 0.3 are the largest; three weights cannot be divided by two."""
+    model = nn.Sequential(linear([1.5, -0.6, 0.3, -0.15]), linear([1.5, 0.1, 0.2]))
+    made = lowbit.quantize(model, 2, per=2)
+    assert_close(made["0"].scale, torch.tensor([1.0, 0.2]))
+    assert made["0"].codes.tolist() == [[1, -1, 1, -1]]  # 1.5 rounds to 2, beyond the largest
+    assert_close(made["0"].weight, torch.tensor([[1, -1, 0.2, -0.2]]))
+    assert made["1"].scale.tolist() == [1]
 
 
 def test_least_squared_error_cuts_what_minmax_keeps():
@@ -83,6 +94,71 @@ def test_eight_bit_activations_have_the_observers_scale(fused, images):
     assert len(two(images).unique()) > 100  # logits are not rounded
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_integer_kernels_run_the_stored_codes(fused, images, bits):
+    """fbgemm, and the network in NumPy: the same codes as weights, and as activations."""
+    if ptq.default_engine() != "fbgemm":
+        pytest.skip("the integer network is that of fbgemm")
+    small, _ = specialization.specialize(fused, tuple(images.shape[1:]))
+    made = lowbit.quantize(small, bits)
+    name = "layer1.0.conv1"
+    codes = torch.randint(-1, 2, made[name].codes.shape, dtype=torch.int8)  # ternary, no rounding
+    codes[0], scale = 0, torch.full((len(codes),), 0.01)
+    scale[0] = 0  # a channel that training has emptied
+    made[name] = lowbit.Quantized(codes, scale, 2)
+    int8 = lowbit.to_int8(small, made, images)
+    for name, layer in made.items():
+        real = int8.get_submodule(name).weight()
+        assert torch.equal(real.int_repr(), layer.codes), name
+        assert_close(real.dequantize(), layer.weight)
+    real = ptq.layer_outputs(int8, images[:8], integers=True)
+    with np.errstate(all="raise"):
+        ours = integer.IntegerResNet18.from_quantized(int8).activations(images[:8])
+    for name, found in real.items():
+        theirs = found.int_repr().numpy()
+        theirs = theirs.transpose(0, 2, 3, 1) if theirs.ndim == 4 else theirs
+        assert (ours[name.removesuffix(".1")].q.squeeze() == theirs.squeeze()).all(), name
+
+
+def test_rounded_activations_have_the_kernels_codes(fused, images):
+    """With 7 bits, so that no processor's kernels saturate; a float32 sum may round elsewhere."""
+    fewer = tq.MinMaxObserver.with_args(quant_min=0, quant_max=127, dtype=torch.quint8)
+    made = lowbit.quantize(fused, 8)
+    qconfig = tq.QConfig(fewer, tq.default_weight_observer)
+    int8 = lowbit.to_int8(fused, made, images, qconfig)
+    fake = lowbit.with_activations(lowbit.with_weights(fused, made), images, 7)
+    ours = ptq.layer_outputs(fake, images[:8])
+    theirs = ptq.layer_outputs(int8, images[:8], integers=True)
+    for name in ("quant", "conv1", "layer1.0.conv1"):
+        codes = theirs[name]
+        gap = ours[name] / codes.q_scale() + codes.q_zero_point() - codes.int_repr()
+        assert gap.abs().max() < 1.1 and (gap.abs() > 0.5).float().mean() < 1e-3, name
+
+
+def test_equalization_makes_ranges_even():
+    """Written by at most 8 and read by at most 2: s = 2, and both become 4."""
+    block = nn.Module()
+    block.conv1 = torch.ao.nn.intrinsic.ConvReLU2d(nn.Conv2d(1, 2, 1), nn.ReLU())
+    block.conv2 = nn.Conv2d(2, 1, 1)
+    block.conv1[0].weight.data[:, 0, 0, 0] = torch.tensor([-8.0, 0.0])
+    block.conv1[0].bias.data[:] = 6
+    block.conv2.weight.data[0, :, 0, 0] = torch.tensor([2.0, 3.0])
+    even = lowbit.equalize(block)
+    assert even.conv1[0].weight.flatten().tolist() == [-4, 0]
+    assert even.conv1[0].bias.tolist() == [3, 6]
+    assert even.conv2.weight.flatten().tolist() == [4, 3]  # zeros write the second channel
+
+
+def test_equalization_keeps_the_function(fused, images):
+    for whole in (fused, specialization.specialize(fused, tuple(images.shape[1:]))[0]):
+        even = lowbit.equalize(whole)
+        blocks = [name for name in lowbit.layers(whole) if "conv2" in name]
+        assert len(blocks) == 8
+        for name in blocks:
+            assert not torch.equal(lowbit.weight_of(even, name), lowbit.weight_of(whole, name))
+        assert ptq.sqnr(whole(images), even(images)) > 100
+
+
 def test_the_rectified_sigmoid_and_its_penalty():
     """h(0) = 1.2 / 2 - 0.1; for h = 0.75 and beta = 2 the penalty is 1 - 0.5^2."""
     h = lowbit.rectified_sigmoid(torch.tensor([0.0, 9.0, -9.0]))
@@ -110,6 +186,8 @@ def test_gptq_lets_the_next_column_make_up_for_an_error():
     """Equal inputs: the first 0.4 becomes 0, so the second has to carry nearly 0.8: code 1."""
     layer, x = linear([0.4, 0.4]), torch.ones(64, 2)
     assert lowbit.gptq(layer, x, None, start(layer, 1.0)).tolist() == [[0, 1]]
+    wide = linear([4.8, 1.0])  # S = 4: the first is 0.8 too small, and 1.8 is nearer to 0 than to 4
+    assert lowbit.gptq(wide, x, None, start(wide, 4.0)).tolist() == [[1, 0]]
 
 
 def test_gptq_rounds_to_nearest_where_inputs_are_unrelated():

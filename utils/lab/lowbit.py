@@ -1,4 +1,4 @@
-"""Fewer than eight bits: fake quantization, repairs, mixed precision and packed files.
+"""Fewer than eight bits: rounding, repairs, mixed precision, packed files and integer kernels.
 
 Weights are symmetric, ``r-hat = S q`` with q from -2^(b-1) to 2^(b-1) - 1; activations are affine,
 ``r-hat = S (q - Z)`` with q from 0 to 2^b - 1. The arithmetic itself stays float32.
@@ -6,6 +6,7 @@ Weights are symmetric, ``r-hat = S q`` with q from -2^(b-1) to 2^(b-1) - 1; acti
 
 import copy
 import io
+import itertools
 import math
 import struct
 import zlib
@@ -36,7 +37,10 @@ class PackedError(ValueError):
 
 @dataclass(frozen=True)
 class Quantized:
-    """A layer's weight: int8 codes in the weight's shape, float32 scales (channels,) or (1,)."""
+    """A layer's weight: int8 codes in the weight's shape, float32 scales of shape (n,).
+
+    n is 1, or the number of output channels, or of groups; each has an equal part of the codes.
+    """
 
     codes: Tensor
     scale: Tensor
@@ -45,7 +49,7 @@ class Quantized:
     @property
     def weight(self) -> Tensor:
         """Return ``S q``, float32."""
-        return self.codes * _column(self.scale, self.codes.ndim)
+        return self.codes * _steps(self.scale, self.codes)
 
 
 def layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -70,31 +74,43 @@ def limits(bits: int) -> tuple[int, int]:
     return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
 
-def scales(weight: Tensor, bits: int, ranges: str = "min-max", per: str = "channel") -> Tensor:
-    """Return ``S = 2 max|r| / (2^b - 1)`` of every channel, or one for all: shape (n,).
+def scales(
+    weight: Tensor, bits: int, ranges: str = "min-max", per: str | int = "channel"
+) -> Tensor:
+    """Return ``S = 2 max|r| / (2^b - 1)`` of every channel or group, or one for all: shape (n,).
+
+    ``per`` is "channel", "tensor", or the size of a group: so many neighboring weights of one
+    channel, as they lie in memory. A channel that cannot be divided by it stays one group.
 
     The largest absolute weight is replaced by its 99th percentile (Wu et al.: Integer Quantization
     for Deep Learning Inference, 2020, section 3.4), or by the part of it that has the least squared
     error (Nagel et al.: A White Paper on Neural Network Quantization, 2021, section 3.1).
-    ValueError for a choice that is not in ``RANGES``, "channel" and "tensor".
+    ValueError for a choice that is not in ``RANGES``, or another ``per``.
     """
-    if ranges not in RANGES or per not in ("channel", "tensor"):
+    if ranges not in RANGES or not (per in ("channel", "tensor") or isinstance(per, int)):
         raise ValueError(f"{ranges!r} per {per!r}: choose one of {RANGES}, per channel or tensor")
     low, high = limits(bits)
-    rows = weight.detach().flatten(1) if per == "channel" else weight.detach().reshape(1, -1)
+    channel = weight[0].numel()
+    size = {"tensor": weight.numel(), "channel": channel}.get(per, per)
+    rows = weight.detach().reshape(-1, channel if size < channel and channel % size else size)
     largest = rows.abs().amax(1)
     if ranges == "percentile":
         largest = torch.from_numpy(np.quantile(rows.abs().numpy(), 0.99, axis=1)).float()
     step = (largest / ((high - low) / 2)).clamp(min=torch.finfo(torch.float32).eps)
     if ranges == "least squared error":
         tried = [step * part for part in torch.linspace(1, 0.2, 41)]
-        errors = [(rows - _codes(rows, s, bits) * s[:, None]).square().sum(1) for s in tried]
+        errors = [
+            (rows - _codes(rows, _steps(s, rows), bits) * s[:, None]).square().sum(1) for s in tried
+        ]
         step = torch.stack(tried)[torch.stack(errors).argmin(0), torch.arange(len(rows))]
     return step
 
 
 def quantize(
-    model: nn.Module, bits: int | Mapping[str, int], ranges: str = "min-max", per: str = "channel"
+    model: nn.Module,
+    bits: int | Mapping[str, int],
+    ranges: str = "min-max",
+    per: str | int = "channel",
 ) -> dict[str, Quantized]:
     """Round every weight of a fused model to the nearest code (Jacob et al. 2018, section 2.1).
 
@@ -106,7 +122,8 @@ def quantize(
         if width := bits.get(name) if isinstance(bits, Mapping) else bits:
             weight = core(layer).weight.detach()
             step = scales(weight, width, ranges, per)
-            made[name] = Quantized(_codes(weight, step, width).to(torch.int8), step, width)
+            codes = _codes(weight, _steps(step, weight), width).to(torch.int8)
+            made[name] = Quantized(codes, step, width)
     return made
 
 
@@ -137,6 +154,50 @@ def with_activations(model: nn.Module, images: Tensor, bits: int) -> nn.Module:
     return prepared.apply(tq.disable_observer).apply(tq.enable_fake_quant)
 
 
+def to_int8(
+    model: nn.Module, quantized: Mapping[str, Quantized], images: Tensor, qconfig=None
+) -> nn.Module:
+    """Return the int8 network whose weights are exactly these codes and scales.
+
+    int8 kernels compute with any codes of 2 to 8 bits. ``model`` is the fused float network that
+    the codes stand for, with its biases; activations are calibrated on ``images`` with the
+    engine's observers, or the qconfig's. Every layer needs codes, with one scale for each channel,
+    or one for all.
+    """
+    prepared = ptq.prepare(with_weights(model, quantized), qconfig=qconfig)
+    ptq.calibrate(prepared, images)
+    int8 = ptq.convert(prepared)
+    for name, made in quantized.items():
+        layer, scale = int8.get_submodule(name), made.scale.double().expand(len(made.codes))
+        scale = scale.clamp(min=torch.finfo(torch.float32).eps)  # of a channel without weights
+        zeros = torch.zeros(len(scale), dtype=torch.int64)
+        weight = torch._make_per_channel_quantized_tensor(made.codes, scale, zeros, 0)
+        layer.set_weight_bias(weight, layer.bias())
+    return int8
+
+
+def equalize(model: nn.Module) -> nn.Module:
+    """Return a copy of a fused ResNet with evenly large weights inside its blocks.
+
+    Behind a block's first convolution stands a ReLU, and ``relu(x / s) = relu(x) / s``: what writes
+    channel c is divided by ``s = sqrt(r1 r2) / r2``, and what reads it is multiplied by s, so that
+    the network computes the same. r1 and r2 are the largest absolute weights that write and read
+    the channel (Nagel et al.: Data-Free Quantization, ICCV 2019, section 4.1). Channels that only
+    zeros write or read stay as they are.
+    """
+    even = copy.deepcopy(model)
+    for (first, one), (second, two) in itertools.pairwise(layers(even).items()):
+        if second.startswith(first.split("conv1")[0] + "conv2"):
+            writes, reads = core(one), core(two).weight.data
+            r1 = writes.weight.detach().abs().flatten(1).amax(1)
+            r2 = reads.abs().transpose(0, 1).flatten(1).amax(1)
+            s = torch.where(r1 * r2 > 0, (r1 * r2).sqrt() / r2, 1)
+            writes.weight.data /= s.view(-1, 1, 1, 1)
+            writes.bias.data /= s
+            reads *= s.view(1, -1, 1, 1)
+    return even
+
+
 def inputs_of(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Return what every layer receives when the model sees the images."""
     found = {}
@@ -151,14 +212,14 @@ def adaround(
 ) -> Tensor:
     """Learn for every weight of a layer whether to round down or up; return int8 codes.
 
-    Nagel et al.: Up or Down? Adaptive Rounding for Post-Training Quantization (ICML 2020), section
-    3.2, eqs. 22 to 25: ``S clip(floor(W/S) + h(V), n, p)``, the error behind the activation
-    function, ``|f(W x) - f(W-hat x-hat)|^2``, and the regularizer with beta from 20 to 2. ``x`` is
-    x-hat, ``target`` is f(W x). Adam; 64 inputs per step, drawn with a fixed seed.
+    Nagel et al.: Up or Down? Adaptive Rounding for Post-Training Quantization (ICML 2020), eqs.
+    22 to 25: ``S clip(floor(W/S) + h(V), n, p)``, the error behind the activation function,
+    ``|f(W x) - f(W-hat x-hat)|^2``, and the regularizer with beta from 20 to 2. ``x`` is x-hat,
+    ``target`` is f(W x). Adam; 64 inputs per step, drawn with a fixed seed.
     """
     weight, (low, high) = core(layer).weight.detach(), limits(start.bits)
     key = "0.weight" if isinstance(layer, ConvReLU2d) else "weight"
-    step = _column(start.scale, weight.ndim)
+    step = _steps(start.scale, weight)
     down = (weight / step).floor()
     v = torch.logit((weight / step - down + 0.1) / 1.2).requires_grad_()
     optimizer, generator = torch.optim.Adam([v], rate), torch.Generator().manual_seed(0)
@@ -204,10 +265,11 @@ def gptq(layer: nn.Module, x: Tensor, _target: Tensor | None, start: Quantized) 
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
     upper = torch.linalg.cholesky(inverse, upper=True)
     columns = module.weight.detach().flatten(1).T
+    steps = _steps(start.scale, module.weight).flatten(1).T
     rest, codes = columns[live].clone(), torch.zeros_like(columns)
     for number, place in enumerate(live.nonzero().flatten()):
-        codes[place] = _codes(rest[number], start.scale, start.bits)
-        error = (rest[number] - codes[place] * start.scale) / upper[number, number]
+        codes[place] = _codes(rest[number], steps[place], start.bits)
+        error = (rest[number] - codes[place] * steps[place]) / upper[number, number]
         rest[number + 1 :] -= upper[number, number + 1 :, None] * error
     return codes.T.reshape(module.weight.shape).to(torch.int8)
 
@@ -218,7 +280,7 @@ def repair(
     """Round layer by layer with :func:`adaround` or :func:`gptq`, in one pass over the images.
 
     When a layer's turn comes, the layers before it are repaired already: its input is x-hat. Its
-    target is the float layer's output in the float network (Nagel et al. 2020, section 3.3).
+    target is the float layer's output in the float network (Nagel et al. 2020, eq. 25).
     ``options`` go to the method. Layers that ``start`` does not name stay float32.
     """
     exact, done, coarse = inputs_of(model, images), {}, copy.deepcopy(model)
@@ -280,8 +342,8 @@ def sensitivity(
 def allocate(loss: pd.DataFrame, size: pd.DataFrame, budget: float) -> dict[str, int]:
     """Choose each layer's bits: the least total loss within ``budget`` bytes, exactly.
 
-    The knapsack problem of Yao et al.: HAWQ-V3 (ICML 2021), section 3.4, solved by dynamic
-    programming instead of an integer program. ``loss`` and ``size`` (bytes) are layers by bits.
+    The knapsack problem of Yao et al.: HAWQ-V3 (ICML 2021), solved by dynamic programming instead
+    of an integer program. ``loss`` and ``size`` (bytes) are layers by bits.
     ValueError if even the smallest choice is over the budget.
     """
     in_bits = (8 * size).round().astype(int)
@@ -350,10 +412,10 @@ def unpack(path: Path) -> tuple[dict[str, Quantized], dict[str, Tensor]]:
     return quantized, biases
 
 
-def _column(scale: Tensor, dimensions: int) -> Tensor:
-    return scale.view(-1, *[1] * (dimensions - 1))
+def _steps(scale: Tensor, like: Tensor) -> Tensor:
+    return scale.repeat_interleave(like.numel() // len(scale)).view(like.shape)
 
 
-def _codes(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
+def _codes(weight: Tensor, steps: Tensor, bits: int) -> Tensor:
     # PyTorch's kernels multiply by the reciprocal; so do we, to get their codes.
-    return (weight * (1 / _column(scale, weight.ndim))).round().clamp(*limits(bits))
+    return (weight * (1 / steps)).round().clamp(*limits(bits))
