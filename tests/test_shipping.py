@@ -12,6 +12,8 @@ from utils.figures import deployment
 from utils.lab import classify, shipping
 from utils.lab.shipping import ROADS, Network
 
+COMPILED = ("int8_pt2e", "int8_executorch")
+
 
 @pytest.fixture(scope="module")
 def network(float_model, int8_model, images):
@@ -20,16 +22,16 @@ def network(float_model, int8_model, images):
 
 @pytest.fixture(scope="module")
 def shipments(network, tmp_path_factory):
-    """Every road but the one that compiles for minutes."""
+    """Every road but those that compile for minutes."""
     folder = tmp_path_factory.mktemp("roads")
     return {
         name: road.prepare(network, folder / "new" / name)
         for name, road in ROADS.items()
-        if not road.missing() and name != "int8_pt2e"
+        if not road.missing() and name not in COMPILED
     }
 
 
-@pytest.mark.parametrize("name", [name for name in ROADS if name != "int8_pt2e"])
+@pytest.mark.parametrize("name", [name for name in ROADS if name not in COMPILED])
 def test_a_road_keeps_the_answers_and_the_bytes(name, shipments, network, images):
     if name not in shipments:
         pytest.skip(ROADS[name].missing())
@@ -51,6 +53,11 @@ def test_pt2e_quantizes_the_exported_graph(network, images):
     assert 0 < ((found - want).norm() / want.norm()).item() < 0.3
     targets = [str(node.target) for node in graph.graph.nodes]
     assert sum("dequantize_per_channel" in target for target in targets) == 21
+    ours, theirs = shipping.scales(network.int8, images[:1]), shipping.graph_scales(graph)
+    assert ours.index[0] == "conv1" and ours.index[-1] == "fc" and len(ours) == len(theirs) == 21
+    weight = network.fused.conv1[0].weight.detach().abs().amax((1, 2, 3)) / 127.5
+    for table in (ours, theirs):
+        assert table["weights"].iloc[0] == pytest.approx(weight.mean().item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["int8_onnxruntime", "int8_openvino", "int8_traced"])
@@ -76,8 +83,20 @@ def test_the_card_says_how_to_prepare_a_picture(shipments, digits, tmp_path):
     card = json.loads((shipments["int8_traced"].pack(tmp_path, digits) / "model.json").read_text())
     assert (card["mean"], card["std"]) == (digits.mean, digits.std)
     assert card["labels"] == [str(digit) for digit in range(10)]
-    found = shipping.startup(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["int8_eager", "int8_onnxruntime"])
+def test_a_fresh_process_loads_any_file(name, shipments):
+    if name not in shipments:
+        pytest.skip(ROADS[name].missing())
+    found = shipping.startup(shipments[name], threads=2)
+    assert list(found) == ["load_ms", "first_ms", "memory_mb"]
     assert min(found.values()) > 0 and found["memory_mb"] < 4000
+
+
+def test_one_export_serves_every_road_that_begins_with_it(network):
+    pytest.importorskip("onnxscript")
+    assert shipping._onnx(network) is shipping._onnx(network)
 
 
 def cross(size: int, ink: int, paper: int, left: int, top: int) -> np.ndarray:

@@ -23,7 +23,7 @@ def pareto(table: pd.DataFrame, title: str) -> tuple[Figure, str]:
         label, dtype (``float32`` or ``int8``), specialized (bool), file_mb, ms.
     title : str
     """
-    fig, ax = figure(size=(9, 5))
+    fig, ax = figure(size=(6.5, 5.5))  # on a phone, the labels of a wider one are too small
     best = front(table)
     edge = table[table["label"].isin(best)].sort_values("file_mb")
     ax.plot(edge["file_mb"], edge["ms"], color="black", linestyle=":", linewidth=1)
@@ -33,7 +33,7 @@ def pareto(table: pd.DataFrame, title: str) -> tuple[Figure, str]:
         fill = color if row.specialized else "white"
         look = STYLE[color] | {"linestyle": "", "markersize": 9, "markerfacecolor": fill}
         ax.plot(row.file_mb, row.ms, **look)
-        where = {"ha": "right" if left else "left", "va": "center", "fontsize": 8}
+        where = {"ha": "right" if left else "left", "va": "center", "fontsize": 9}
         where |= {"xytext": (-8 if left else 8, 0), "textcoords": "offset points"}
         weight = "bold" if row.label in best else "normal"
         text = row.label.split(", ")[-1].replace(" (deprecated)", "")

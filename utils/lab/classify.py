@@ -27,6 +27,11 @@ def load(path: Path, batch: int = 1, threads: int = 1):
         return lambda x: request.infer([x], share_inputs=True)[0]
     import torch
 
+    if path.suffix == ".pte":
+        from executorch.runtime import Runtime
+
+        method = Runtime.get().load_program(path).load_method("forward")
+        return lambda x: method.execute([torch.from_numpy(x)])[0].numpy()
     compiled = path.suffix == ".pt2"
     model = torch._inductor.aoti_load_package(str(path)) if compiled else torch.jit.load(path)
     return lambda x: model(torch.from_numpy(x)).numpy()

@@ -16,17 +16,20 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
+import torch.ao.nn.quantized as nnq
+from numpy import ndarray
+from pandas import DataFrame
 from torch import Tensor, nn
 
-from utils import environment, files
+from utils import environment, files, settings
 from utils import quantization as ptq
 from utils.data import Dataset, batches
 from utils.lab import classify
-from utils.models import ResNet18
+from utils.models import ResNet18, hooked, layers_of
 from utils.specialization import load_specialized, specialize
 from utils.training import save_atomically
 
@@ -46,7 +49,7 @@ def _quiet():
         logging.disable(before)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Network:
     """What a road starts from: float32 with batch norms folded, eager int8, calibration images."""
 
@@ -106,10 +109,9 @@ class Shipment:
 
         PyTorch's roads follow the number of threads and the engine that are set in torch.
         """
+        load = load_eager if self.path.suffix == ".pt" else classify.load
         with _quiet():
-            if self.path.suffix == ".pt":
-                return _load_eager(self.path)
-            model = classify.load(self.path, batch, threads)
+            model = load(self.path, batch, threads)
         return lambda images: torch.from_numpy(model(images.numpy()))
 
     def pack(self, folder: Path, dataset: Dataset, sure: float = 0.8) -> Path:
@@ -142,40 +144,49 @@ def run_shipped(folder: Path, *pictures: Path) -> tuple[int, str]:
     return _python(code, folder / "classify.py", *pictures)
 
 
-def startup(folder: Path) -> dict[str, float]:
-    """Load a shipped model in a fresh process and call it once.
+def startup(ship: Shipment, threads: int = 1) -> dict[str, float]:
+    """Load a file in a fresh process, on so many threads, and call it once.
 
-    Returns load_ms (with the import of its runtime), first_ms, memory_mb (resident set then).
+    Returns load_ms (with the imports; an eager file needs the course, all others do not), first_ms,
+    memory_mb (resident set then).
     """
     code = (
-        "import json, pathlib, psutil, runpy, sys, time\nimport numpy as np\n"
-        "load, path = runpy.run_path(sys.argv[1])['load'], pathlib.Path(sys.argv[2])\n"
-        "times = [time.perf_counter()]\nmodel = load(path)\ntimes.append(time.perf_counter())\n"
+        "import json, pathlib, psutil, runpy, sys, time\n"
+        "path, module, name, threads, project = sys.argv[1:]\n"
+        "sys.path.append(project)\ntimes = [time.perf_counter()]\n"
+        "load = runpy.run_path(module)[name]\nmodel = load(pathlib.Path(path), 1, int(threads))\n"
+        "times.append(time.perf_counter())\nimport numpy as np\n"
         "model(np.zeros((1, 1, 28, 28), np.float32))\ntimes.append(time.perf_counter())\n"
         "ms = [1e3 * (b - a) for a, b in zip(times, times[1:])]\n"
         "memory = psutil.Process().memory_info().rss / 1e6\n"
         "print(json.dumps({'load_ms': ms[0], 'first_ms': ms[1], 'memory_mb': memory}))"
     )
-    model = json.loads((folder / "model.json").read_text(encoding="utf-8"))["model"]
-    return json.loads(_python(code, folder / "classify.py", folder / model)[1].splitlines()[-1])
+    eager = ship.path.suffix == ".pt"
+    module, name = (__file__, "load_eager") if eager else (classify.__file__, "load")
+    _, said = _python(code, ship.path, module, name, threads, settings.PROJECT, threads=threads)
+    return json.loads(said.splitlines()[-1])
 
 
-def _python(code: str, *arguments: Path) -> tuple[int, str]:
+def _python(code: str, *arguments: object, threads: int | None = None) -> tuple[int, str]:
     command = [sys.executable, "-I", "-W", "ignore", "-c", code, *map(str, arguments)]
-    quiet = os.environ | {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # quantized dtypes are deprecated
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=quiet)
+    own = os.environ | {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # quantized dtypes are deprecated
+    own |= {"OMP_NUM_THREADS": str(threads)} if threads else {}  # which torch follows
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=own)
     return done.returncode, (done.stderr + done.stdout).strip()
 
 
-def _load_eager(path: Path) -> nn.Module:
+def load_eager(path: Path, batch: int = 1, threads: int = 1) -> Callable[[ndarray], ndarray]:
+    """Do for a ``.pt`` file what ``classify.load`` does for all others; the threads are torch's."""
     state = torch.load(path, weights_only=True)
     if "image_shape" in state:
-        return load_specialized(path)
-    if "fc.weight" not in state:  # int8 packs it
-        return ptq.load_int8(path, torch.backends.quantized.engine)
-    model = ptq.fuse(ResNet18(len(state["fc.bias"]), state["conv1.0.weight"].shape[1]).eval())
-    model.load_state_dict(state)
-    return model
+        model = load_specialized(path)
+    elif "fc.weight" in state:  # int8 packs it
+        model = ptq.fuse(ResNet18(len(state["fc.bias"]), state["conv1.0.weight"].shape[1]).eval())
+        model.load_state_dict(state)
+    else:
+        model = ptq.load_int8(path, torch.backends.quantized.engine)
+    model.requires_grad_(False)
+    return lambda x: model(torch.from_numpy(x)).numpy()
 
 
 def _trace(network: Network, path: Path) -> None:
@@ -184,22 +195,50 @@ def _trace(network: Network, path: Path) -> None:
 
 
 @_quiet()
-def pt2e(network: Network) -> nn.Module:
+def pt2e(network: Network, quantizer=None) -> nn.Module:
     """Quantize the exported float graph by torchao's PT2E, for batches of one image.
 
-    The graph has quantize and dequantize nodes that a compiler fuses with their neighbors.
+    The graph has quantize and dequantize nodes that a compiler fuses with their neighbors. The
+    quantizer is that of torch.compile on x86 by default.
     """
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
     graph = torch.export.export(network.fused, (network.images[:1],), strict=True).module()
-    quantizer = x86.X86InductorQuantizer()
-    quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+    if quantizer is None:
+        quantizer = x86.X86InductorQuantizer()
+        quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
     prepared = prepare_pt2e(graph, quantizer)
     with torch.no_grad():
         for image in batches(network.images, size=1):
             prepared(image)
     return convert_pt2e(prepared)
+
+
+def scales(int8: nn.Module, images: Tensor) -> DataFrame:
+    """Return for each layer with weights, in the order of calls, two scales of an eager int8 model.
+
+    ``activations`` is its input's scale, ``weights`` the mean over channels; the index has names.
+    """
+    rows = {}
+
+    def look(name: str, layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        weight = layer.weight()
+        one = weight.qscheme() == torch.per_tensor_affine
+        scale = weight.q_scale() if one else weight.q_per_channel_scales().mean().item()
+        rows[name] = {"activations": inputs[0].q_scale(), "weights": scale}
+
+    with hooked(layers_of(int8, nnq.Conv2d, nnq.Linear), before=look), torch.inference_mode():
+        int8(images)
+    return DataFrame(rows).T
+
+
+def graph_scales(graph: nn.Module) -> DataFrame:
+    """Return the same two scales of what :func:`pt2e` returns, in the same order."""
+    kinds = ("aten.conv2d.default", "aten.linear.default")
+    calls = [node.args[:2] for node in graph.graph.nodes if str(node.target) in kinds]
+    rows = [(x.args[1], getattr(graph, w.args[1].target).mean().item()) for x, w in calls]
+    return DataFrame(rows, columns=["activations", "weights"])
 
 
 def _compile(network: Network, path: Path) -> None:
@@ -211,37 +250,50 @@ def _compile(network: Network, path: Path) -> None:
         )
 
 
-def _export_onnx(network: Network, path: Path) -> None:
-    batch = ({0: torch.export.Dim("batch", min=1)},)
-    settings = {"dynamo": True, "external_data": False, "verbose": False}
-    torch.onnx.export(
+def _lower(network: Network, path: Path) -> None:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as xnnpack
+    from executorch.exir import to_edge_transform_and_lower
+
+    config = xnnpack.get_symmetric_quantization_config(is_per_channel=True)
+    graph = pt2e(network, xnnpack.XNNPACKQuantizer().set_global(config))
+    program = torch.export.export(graph, (network.images[:1],))
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    path.write_bytes(lowered.to_executorch().buffer)
+
+
+@lru_cache(maxsize=2)  # four roads begin with it
+def _onnx(network: Network) -> bytes:
+    program = torch.onnx.export(
         network.fused,
         (network.images[:2],),
-        path,
+        dynamo=True,
         input_names=["images"],
-        dynamic_shapes=batch,
-        **settings,
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        verbose=False,
     )
+    return program.model_proto.SerializeToString()
+
+
+def _write_onnx(network: Network, path: Path) -> None:
+    path.write_bytes(_onnx(network))
 
 
 def _quantize_onnx(network: Network, path: Path) -> None:
     from onnxruntime import quantization as ort
 
-    _export_onnx(network, path)
+    _write_onnx(network, path)
     feed = iter([{"images": batch.numpy()} for batch in batches(network.images, size=64)])
     reader = type("Reader", (ort.CalibrationDataReader,), {"get_next": lambda _: next(feed, None)})
-    settings = {"activation_type": ort.QuantType.QUInt8, "weight_type": ort.QuantType.QInt8}
-    settings["reduce_range"] = not INT8_SUMS & set(environment.cpu()["instruction_sets"])
-    ort.quantize_static(path, path, reader(), per_channel=True, **settings)
+    choices = {"activation_type": ort.QuantType.QUInt8, "weight_type": ort.QuantType.QInt8}
+    choices["reduce_range"] = not INT8_SUMS & set(environment.cpu()["instruction_sets"])
+    ort.quantize_static(path, path, reader(), per_channel=True, **choices)
 
 
 def _openvino(network: Network, path: Path, int8: bool) -> None:
     import openvino
 
-    onnx = path.with_suffix(".onnx.tmp")
-    _export_onnx(network, onnx)
-    model = openvino.Core().read_model(onnx.read_bytes())
-    onnx.unlink()
+    model = openvino.Core().read_model(_onnx(network))
     if int8:
         import nncf
         import rich
@@ -261,13 +313,16 @@ ROADS = {
         ".pt",
         lambda network, path: save_atomically(network.fused.state_dict(), path),
     ),
-    "float_onnxruntime": Road("float32, ONNX Runtime", ".onnx", _export_onnx, ONNX),
+    "float_onnxruntime": Road("float32, ONNX Runtime", ".onnx", _write_onnx, ONNX),
     "float_openvino": Road("float32, OpenVINO", ".xml", partial(_openvino, int8=False), OPENVINO),
     "int8_eager": Road(
         "int8, eager", ".pt", lambda network, path: ptq.save_int8(network.int8, path)
     ),
     "int8_traced": Road("int8, TorchScript (deprecated)", ".ts", _trace),
     "int8_pt2e": Road("int8, PT2E and AOTInductor", ".pt2", _compile, ("torchao",)),
+    "int8_executorch": Road(
+        "int8, ExecuTorch and XNNPACK", ".pte", _lower, ("executorch", "torchao")
+    ),
     "int8_onnxruntime": Road("int8, ONNX Runtime", ".onnx", _quantize_onnx, ONNX),
     "int8_openvino": Road("int8, OpenVINO", ".xml", INTEGERS, (*OPENVINO, "nncf")),
 }
