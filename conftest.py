@@ -5,3 +5,4 @@ import os
 os.environ.setdefault("COURSE_PROFILE", "quick")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # read once, when torch is imported
 os.environ["TQDM_DISABLE"] = "1"  # bars are for people; nbval would compare them
+os.environ["COURSE_WIDGETS"] = "off"  # sliders, too: a notebook shows its figures without them
