@@ -39,4 +39,4 @@ def _slider(name: str, choice: list | tuple) -> ipywidgets.Widget:
     start, low, high, step = choice
     kind = "Int" if isinstance(step, int) else "Float"
     made = getattr(ipywidgets, f"{kind}{'Range' * isinstance(start, tuple)}Slider")
-    return made(start, min=low, max=high, step=step, **look)
+    return made(value=start, min=low, max=high, step=step, **look)
