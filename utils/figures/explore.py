@@ -11,19 +11,16 @@ from utils.figures.style import show
 def explore(draw: Callable, **choices: list | tuple) -> ipywidgets.VBox | None:
     """Let the reader choose a figure's arguments; this is the last expression of a cell.
 
+    It returns sliders above the figure in a live notebook (see :class:`utils.settings.Settings`).
+    Anywhere else it shows the figure as it starts, and returns None.
+
     Parameters
     ----------
     draw : callable
         Takes one keyword argument for each choice, and returns a figure and its alt text.
     **choices : list, or (start, lowest, highest, step)
-        The values of an argument, or the ends and the step of a slider that begins at ``start``; a
-        pair as the start makes a slider with two ends. A list begins with its first value.
-
-    Returns
-    -------
-    VBox or None
-        In a live notebook (see :class:`utils.settings.Settings`), sliders above the figure.
-        Anywhere else None, and the figure is shown as it starts.
+        The values of an argument, of which the first is the start; or the numbers of a slider,
+        which has two ends if its start is a pair.
     """
     if not settings.load().live:
         return show(*draw(**{name: choice[0] for name, choice in choices.items()}))
