@@ -181,25 +181,13 @@ def _beside_points(names: list[Annotation]) -> None:
 
 
 def setting(summary: DataFrame, batch: int, threads: int) -> tuple[Figure, str]:
-    """Draw the medians of :func:`utils.timing.summarize` at one setting, the fastest on top."""
+    """Draw the :func:`latencies` of one batch size and number of threads, the fastest on top."""
     here = summary[(summary["batch"] == batch) & (summary["threads"] == threads)]
-    here = here.sort_values("median_ms").reset_index(drop=True)
-    names = [style.name_of(name) for name in here["variant"]]
-    fig, ax = figure(size=(8, 0.34 * len(here) + 1.2))
-    for row in here.itertuples():
-        ax.barh(row.Index, row.median_ms, **style.fill(row.variant))
-        text = f"{short(row.median_ms)} ms, ×{row.speedup:.2f}"
-        style.beside(ax, row.median_ms, row.Index, text, fontsize=9)
-    ax.set_yticks(here.index, names)
-    ax.invert_yaxis()
-    ax.margins(x=0.22)
-    where = f"Batch {batch}, {style.threads_text(threads)}"
-    label(ax, f"{where}: the lowest median is that of {names[0]}", "latency of a call (ms)")
-    said = "; ".join(
-        f"{name} {short(row.median_ms)} ms, {row.speedup:.2f} times as fast as eager float32"
-        for name, row in zip(names, here.itertuples(), strict=True)
-    )
-    return fig, f"Latency of a call. {where}, fastest first: {said}."
+    here = here.sort_values("median_ms")
+    fig, alt = latencies(here, threads)
+    lowest = f"lowest median: {style.name_of(here['variant'].iloc[0])}"
+    fig.axes[0].set_title(f"{fig.axes[0].get_title('left')}; {lowest}", loc="left", fontsize=11)
+    return fig, f"{alt} The {lowest}."
 
 
 def ratio_map(table: DataFrame, title: str) -> tuple[Figure, str]:

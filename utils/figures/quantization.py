@@ -131,23 +131,20 @@ def number_line(reals, ends: tuple[float, float], bits: int) -> tuple[Figure, st
 
 
 def clipping(values, errors: DataFrame, ends: dict[str, float], top: float) -> tuple[Figure, str]:
-    """Draw what a range that ends at ``top`` cuts off, and the squared errors of all such ranges.
+    """Draw what ranges that end at ``top`` cut off, and their squared errors.
 
-    Parameters
-    ----------
-    values : array of float
-    errors : DataFrame
-        Columns error (``both``, ``rounding`` or ``clipping``), top, and mean (squared error).
-    ends : dict of str to float
-        Up to three observers, and the upper end that each one chose.
-    top : float
+    The table ``errors`` has the columns error (``both``, ``rounding`` or ``clipping``), top and
+    mean; ``ends`` are the upper ends that up to three observers chose for the same values.
     """
     curves = errors.pivot_table("mean", "top", "error")
     times = interp(top, curves.index, curves["both"]) / curves["both"].min()
     fig, (seen, error) = figure(1, 2, size=(10, 4))
     seen.hist(values, 80, color=FLOAT, log=True)
-    styles = {"both": (INT8, "-"), "rounding": (GREY, "--"), "clipping": (GREY, "-.")}
-    for name, (color, style) in styles.items():
+    for name, color, style in (
+        ("both", INT8, "-"),
+        ("rounding", GREY, "--"),
+        ("clipping", GREY, "-."),
+    ):
         error.plot(curves[name], color=color, linestyle=style, linewidth=2, label=f"error, {name}")
     error.set(yscale="log", ylim=(curves["rounding"].min() / 2, 2 * curves["both"].max()))
     for ax in (seen, error):
@@ -162,10 +159,8 @@ def clipping(values, errors: DataFrame, ends: dict[str, float], top: float) -> t
     label(error, f"Upper end {top:.3g}: {times}", "upper end", "mean squared error (log)")
     legend_below(fig, 4)
     said = "; ".join(f"{name} {end:.3g}" for name, end in ends.items())
-    return fig, (
-        "A histogram, and the rounding and clipping errors along the upper end of the range. The "
-        f"observers chose: {said}. Upper end {top:.3g}: {cut}, {times}."
-    )
+    drawn = "Histogram, and rounding and clipping error along the upper end of the range"
+    return fig, f"{drawn}. Observers chose {said}. Upper end {top:.3g}: {cut}, {times}."
 
 
 def observer_ranges(observers: dict) -> tuple[Figure, str]:
