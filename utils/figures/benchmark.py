@@ -166,10 +166,8 @@ def roofline(
 
 def _beside_points(names: list[Annotation]) -> None:
     """Move the names of points to where they hide neither one another nor these points."""
-    taken = []
-    for name in names:
-        x, y = name.axes.transData.transform(name.xy)
-        taken.append(Bbox.from_bounds(x - 6, y - 6, 12, 12))
+    points = [name.axes.transData.transform(name.xy) for name in names]
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in points]
     for name in names:
         frame = name.axes.bbox
         for y, (x, side) in product((5, -11, 15, -21, 25), ((-6, "right"), (6, "left"))):
@@ -182,8 +180,7 @@ def _beside_points(names: list[Annotation]) -> None:
 
 def setting(summary: DataFrame, batch: int, threads: int) -> tuple[Figure, str]:
     """Draw the :func:`latencies` of one batch size and number of threads, the fastest on top."""
-    here = summary[(summary["batch"] == batch) & (summary["threads"] == threads)]
-    here = here.sort_values("median_ms")
+    here = summary.query("batch == @batch and threads == @threads").sort_values("median_ms")
     fig, alt = latencies(here, threads)
     lowest = f"lowest median: {style.name_of(here['variant'].iloc[0])}"
     fig.axes[0].set_title(f"{fig.axes[0].get_title('left')}; {lowest}", loc="left", fontsize=11)

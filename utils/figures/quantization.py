@@ -124,9 +124,7 @@ def number_line(reals, ends: tuple[float, float], bits: int) -> tuple[Figure, st
     said = f"codes of the marked values: {', '.join(f'{code:.0f}' for code in codes)}"
     fig.axes[0].set_title(f"{fig.axes[0].get_title('left')}\n{said}", loc="left", fontsize=11)
     worst = f"largest error {errors.max():.3g}, at {reals[errors.argmax()]:.3g}"
-    fig.axes[1].set_title(
-        f"Error; dotted: S / 2 = {scale / 2:.2g}\n{worst}", loc="left", fontsize=11
-    )
+    label(fig.axes[1], f"Error; dotted: S / 2 = {scale / 2:.2g}\n{worst}", "r", "r-hat - r")
     return fig, f"{alt} S = {scale:.3g}; {said}; {worst}."
 
 
@@ -140,11 +138,8 @@ def clipping(values, errors: DataFrame, ends: dict[str, float], top: float) -> t
     times = interp(top, curves.index, curves["both"]) / curves["both"].min()
     fig, (seen, error) = figure(1, 2, size=(10, 4))
     seen.hist(values, 80, color=FLOAT, log=True)
-    for name, color, style in (
-        ("both", INT8, "-"),
-        ("rounding", GREY, "--"),
-        ("clipping", GREY, "-."),
-    ):
+    looks = {"both": (INT8, "-"), "rounding": (GREY, "--"), "clipping": (GREY, "-.")}
+    for name, (color, style) in looks.items():
         error.plot(curves[name], color=color, linestyle=style, linewidth=2, label=f"error, {name}")
     error.set(yscale="log", ylim=(curves["rounding"].min() / 2, 2 * curves["both"].max()))
     for ax in (seen, error):
