@@ -68,3 +68,19 @@ def test_rounds_are_medians_of_their_calls():
     assert (
         "latency (ms), batch 8, float_eager: 2 at 0, 2 at 1" in benchmark.latency_rounds(samples)[1]
     )
+
+
+def test_names_hide_neither_one_another_nor_a_point_nor_leave_their_panel():
+    rows = [("float32", 1, "layer4.1.conv1", 2.0, 3.0), ("int8", 1, "layer4.1.conv1", 2.3, 3.1)]
+    rows += [("float32", 1, "layer1.0.conv1", 2.1, 3.2), ("int8", 1, "conv1", 400.0, 90.0)]
+    points = pd.DataFrame(rows, columns=["dtype", "batch", "layer", "intensity", "rate"])
+    names = tuple(points["layer"])
+    fig, _ = benchmark.roofline(points, {"float32": (100, 50), "int8": (400, 50)}, names)
+    drawn(fig)
+    (ax,) = fig.axes
+    boxes = [text.get_window_extent() for text in ax.texts]
+    for number, box in enumerate(boxes):
+        assert not box.count_overlaps(boxes[:number])
+        assert ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1
+        for x, y in (ax.transData.transform(text.xy) for text in ax.texts):
+            assert not box.contains(x, y)

@@ -269,12 +269,8 @@ def test_the_page_fits_a_phone_and_passes_the_accessibility_check(browser, model
     assert wide <= seen
 
 
-def test_the_widget_carries_engine_interface_and_model(model, monkeypatch):
+def test_the_widget_carries_engine_interface_and_model(model):
     pytest.importorskip("anywidget")
     made = playground.widget(model)
     assert made.network == model
     assert "function mount" in made._esm and "function convolve" in made._esm
-    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    assert not playground.live()
-    monkeypatch.setenv("JPY_SESSION_NAME", "03.ipynb")
-    assert playground.live()

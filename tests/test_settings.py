@@ -38,6 +38,13 @@ def test_an_unknown_value_is_answered_with_the_allowed_ones(name):
         assert part in str(error.value)
 
 
+def test_a_notebook_is_live_where_a_person_has_it_open_and_the_choice_overrides_that():
+    open_in_lab = {"JPY_SESSION_NAME": "03.ipynb"}
+    assert settings.load(open_in_lab).live and not settings.load({}).live
+    assert not settings.load(open_in_lab | {"COURSE_WIDGETS": "off"}).live
+    assert settings.load({"COURSE_WIDGETS": "on"}).live
+
+
 @pytest.mark.parametrize("seed", ["-1", "1.5", "one"])
 def test_the_seed_is_a_whole_number(seed):
     with pytest.raises(SettingsError, match="whole number"):

@@ -81,7 +81,7 @@ def execute(path: Path, label: str = "") -> tuple[nbformat.NotebookNode, Run]:
         )
         start = time.perf_counter()
         try:
-            client.execute(cwd=path.parent)
+            client.execute(cwd=path.parent, env=os.environ | {"COURSE_WIDGETS": "off"})
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             run.error = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
         run.seconds = time.perf_counter() - start

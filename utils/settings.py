@@ -9,6 +9,7 @@ variable            values                                      default
 ``COURSE_SEED``     a whole number, 0 or larger                 0
 ``COURSE_HOME``     the folder that holds data/ and artifacts/  project
 ``COURSE_RESULTS``  the folder that results are written to      below artifacts/
+``COURSE_WIDGETS``  ``auto``, ``on``, ``off``                   auto
 ==================  ==========================================  =======
 """
 
@@ -26,7 +27,10 @@ CHOICES = {
     "COURSE_PROFILE": ("full", "quick"),
     "COURSE_DATA": ("auto", "mnist", "digits"),
     "COURSE_DEVICE": ("auto", "cpu", "cuda", "mps"),
+    "COURSE_WIDGETS": ("auto", "on", "off"),
 }
+# One of these is set in a kernel whose notebook is open in JupyterLab, VS Code or Colab.
+FRONT_ENDS = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_JUPYTER_IP")
 
 
 class SettingsError(ValueError):
@@ -38,7 +42,8 @@ class Settings:
     """One run's settings; everything that differs between quick and full is decided here.
 
     The data "auto" is MNIST in the full profile if it can be had, else the embedded digits; "mnist"
-    makes falling back an error. The device is for training: int8 always runs on the CPU.
+    makes falling back an error. The device is for training: int8 always runs on the CPU. A notebook
+    shows widgets if it is live: a person has it open, and no program executes it.
     """
 
     profile: str
@@ -47,6 +52,7 @@ class Settings:
     seed: int
     home: Path
     results_dir: Path
+    live: bool
 
     @property
     def quick(self) -> bool:
@@ -93,7 +99,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
             raise SettingsError(
                 f"{name}={chosen[name]!r} is unknown; allowed: {', '.join(allowed)}"
             )
-    profile, data, wanted = chosen.values()
+    profile, data, wanted, widgets = chosen.values()
+    live = any(name in environ for name in FRONT_ENDS) if widgets == "auto" else widgets == "on"
     gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     available = [name for name, there in gpus.items() if there] + ["cpu"]
     device = available[0] if wanted == "auto" else wanted
@@ -109,7 +116,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     if home.exists() and not home.is_dir():
         raise SettingsError(f"COURSE_HOME={home.name!r} is a file; it must be a folder")
     results = Path(environ.get("COURSE_RESULTS") or home / "artifacts" / profile / "results")
-    return Settings(profile, data, device, int(seed), home, results.resolve())
+    return Settings(profile, data, device, int(seed), home, results.resolve(), live)
 
 
 def seed_everything(seed: int) -> None:

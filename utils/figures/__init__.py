@@ -1,6 +1,7 @@
 """Drawing: one style, general charts, and a file of special figures for each notebook."""
 
 from utils.figures.charts import bars, dots, gallery, heat_map, histograms, lines
+from utils.figures.explore import explore
 from utils.figures.style import (
     ACCENT,
     FLOAT,
@@ -22,6 +23,7 @@ __all__ = [
     "STYLE",
     "bars",
     "dots",
+    "explore",
     "figure",
     "gallery",
     "heat_map",

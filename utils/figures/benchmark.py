@@ -1,11 +1,13 @@
 """Figures of notebook 04: latencies, a waterfall of steps, a roofline, a map of ratios."""
 
 import textwrap
-from itertools import pairwise
+from itertools import pairwise, product
 
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 from numpy import geomspace, ma, minimum, ndenumerate
 from pandas import DataFrame, to_numeric
 
@@ -142,12 +144,9 @@ def roofline(
                 look = {"markersize": size, "markeredgecolor": "black", "linestyle": ""}
                 ax.plot(rows["intensity"], rows["rate"], label=text, **look, **style.STYLE[color])
             for row in here[named].itertuples():
-                # Above and left of int8, below and right of float32: seldom on one another.
-                x, y, side = (-6, 5, "right") if dtype == "int8" else (6, -11, "left")
-                where = {"xytext": (x, y), "textcoords": "offset points", "ha": side}
                 halo = [withStroke(linewidth=2, foreground="white")]
-                at = row.intensity, row.rate
-                ax.annotate(row.layer, at, fontsize=8, path_effects=halo, **where)
+                where = {"xytext": (0, 0), "textcoords": "offset points", "path_effects": halo}
+                ax.annotate(row.layer, (row.intensity, row.rate), fontsize=8, **where)
                 said.append(f"batch {batch}, {dtype}, {row.layer}: {short(row.rate)} GOP/s")
         ax.set(xscale="log", yscale="log", xlim=(left, right))
         ax.set_ylim(0.6 * points["rate"].min(), highest)
@@ -156,10 +155,36 @@ def roofline(
     plain_log(axes[0, 0].xaxis, left, right)
     plain_log(axes[0, 0].yaxis, 0.6 * points["rate"].min(), highest)
     legend_below(fig, 2)
+    fig.draw_without_rendering()
+    for ax in axes[0]:
+        _beside_points(ax.texts)
     ends = "; ".join(
         f"Roof of {d}: {short(p)} GOP/s, {short(r)} GB/s" for d, (p, r) in roofs.items()
     )
     return fig, f"Rate of each layer over its operations per byte. {ends}. {'; '.join(said)}."
+
+
+def _beside_points(names: list[Annotation]) -> None:
+    """Move the names of points to where they hide neither one another nor these points."""
+    points = [name.axes.transData.transform(name.xy) for name in names]
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in points]
+    for name in names:
+        frame = name.axes.bbox
+        for y, (x, side) in product((5, -11, 15, -21, 25), ((-6, "right"), (6, "left"))):
+            name.set(position=(x, y), ha=side)
+            box = name.get_window_extent()
+            if frame.x0 <= box.x0 and box.x1 <= frame.x1 and not box.count_overlaps(taken):
+                break
+        taken.append(box)
+
+
+def setting(summary: DataFrame, batch: int, threads: int) -> tuple[Figure, str]:
+    """Draw the :func:`latencies` of one batch size and number of threads, the fastest on top."""
+    here = summary.query("batch == @batch and threads == @threads").sort_values("median_ms")
+    fig, alt = latencies(here, threads)
+    lowest = f"lowest median: {style.name_of(here['variant'].iloc[0])}"
+    fig.axes[0].set_title(f"{fig.axes[0].get_title('left')}; {lowest}", loc="left", fontsize=11)
+    return fig, f"{alt} The {lowest}."
 
 
 def ratio_map(table: DataFrame, title: str) -> tuple[Figure, str]:

@@ -4,11 +4,11 @@ import textwrap
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy import clip, linspace, rint
+from numpy import abs, clip, interp, linspace, rint
 from pandas import DataFrame
 
 from utils.comparison import Comparison, accuracy_interval
-from utils.figures.style import FLOAT, GREY, INT8, STYLE, figure, label, name_of
+from utils.figures.style import FLOAT, GREY, INT8, STYLE, figure, label, legend_below, name_of
 
 
 def pipeline() -> tuple[Figure, str]:
@@ -86,7 +86,7 @@ def staircase(reals, scale: float, zero_point: int, codes: int) -> tuple[Figure,
         Codes run from 0 to ``codes`` - 1.
     """
     ends = [scale * (q - zero_point) for q in (0, codes - 1)]
-    line = linspace(ends[0] - 2 * scale, ends[1] + 2 * scale, 2001)
+    line = linspace(min(*reals, ends[0]) - 2 * scale, max(*reals, ends[1]) + 2 * scale, 2001)
 
     def there_and_back(r):
         return scale * (clip(rint(r / scale) + zero_point, 0, codes - 1) - zero_point)
@@ -111,6 +111,51 @@ def staircase(reals, scale: float, zero_point: int, codes: int) -> tuple[Figure,
         f"r; zero is exact, on code {zero_point}. Beside it, the error: a saw between plus and "
         f"minus {scale / 2:.3g} inside the range, growing without bound in the shaded parts beyond."
     )
+
+
+def number_line(reals, ends: tuple[float, float], bits: int) -> tuple[Figure, str]:
+    """Draw the :func:`staircase` of a range, extended to zero, with the codes of real values."""
+    low, high = min(ends[0], 0), max(ends[1], 0)
+    scale = max(high - low, 0.01) / (2**bits - 1)
+    zero_point = round(-low / scale)
+    fig, alt = staircase(reals, scale, zero_point, 2**bits)
+    codes = clip(rint(reals / scale) + zero_point, 0, 2**bits - 1)
+    errors = abs(scale * (codes - zero_point) - reals)
+    said = f"codes of the marked values: {', '.join(f'{code:.0f}' for code in codes)}"
+    fig.axes[0].set_title(f"{fig.axes[0].get_title('left')}\n{said}", loc="left", fontsize=11)
+    worst = f"largest error {errors.max():.3g}, at {reals[errors.argmax()]:.3g}"
+    label(fig.axes[1], f"Error; dotted: S / 2 = {scale / 2:.2g}\n{worst}", "r", "r-hat - r")
+    return fig, f"{alt} S = {scale:.3g}; {said}; {worst}."
+
+
+def clipping(values, errors: DataFrame, ends: dict[str, float], top: float) -> tuple[Figure, str]:
+    """Draw what ranges that end at ``top`` cut off, and their squared errors.
+
+    The table ``errors`` has the columns error (``both``, ``rounding`` or ``clipping``), top and
+    mean; ``ends`` are the upper ends that up to three observers chose for the same values.
+    """
+    curves = errors.pivot_table("mean", "top", "error")
+    times = interp(top, curves.index, curves["both"]) / curves["both"].min()
+    fig, (seen, error) = figure(1, 2, size=(10, 4))
+    seen.hist(values, 80, color=FLOAT, log=True)
+    looks = {"both": (INT8, "-"), "rounding": (GREY, "--"), "clipping": (GREY, "-.")}
+    for name, (color, style) in looks.items():
+        error.plot(curves[name], color=color, linestyle=style, linewidth=2, label=f"error, {name}")
+    error.set(yscale="log", ylim=(curves["rounding"].min() / 2, 2 * curves["both"].max()))
+    for ax in (seen, error):
+        for (name, end), style in zip(ends.items(), (":", "--", "-."), strict=False):
+            ax.axvline(end, color="black", linestyle=style, linewidth=1.2, label=name)
+        ax.axvline(top, color="black", linewidth=2.5, label="your upper end")
+        ax.axvspan(top, 9 * top, color=GREY, alpha=0.25)
+        ax.set_xlim(0 if ax is seen else curves.index.min(), curves.index.max())
+    cut = f"{(values > top).mean():.3%} of the values cut off"
+    times = f"{times:.2f} times the smallest error"
+    label(seen, f"Upper end {top:.3g}: {cut}", "value", "count (log)")
+    label(error, f"Upper end {top:.3g}: {times}", "upper end", "mean squared error (log)")
+    legend_below(fig, 4)
+    said = "; ".join(f"{name} {end:.3g}" for name, end in ends.items())
+    drawn = "Histogram, and rounding and clipping error along the upper end of the range"
+    return fig, f"{drawn}. Observers chose {said}. Upper end {top:.3g}: {cut}, {times}."
 
 
 def observer_ranges(observers: dict) -> tuple[Figure, str]:

@@ -6,7 +6,6 @@ The engine is ``utils/playground/int8.js``; it computes the same integers as
 
 import base64
 import json
-import os
 import shutil
 import time
 import zlib
@@ -191,13 +190,6 @@ def engine() -> str:
     """Return the engine as a classic script, which a page opened from disk may load."""
     text = (FOLDER / "int8.js").read_text(encoding="utf-8")
     return text.replace("export ", "")
-
-
-def live() -> bool:
-    """Whether a person sits before this notebook, rather than a program that executes it."""
-    return any(
-        name in os.environ for name in ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_JUPYTER_IP")
-    )
 
 
 def widget(model: bytes) -> "anywidget.AnyWidget":
