@@ -76,7 +76,8 @@ class Road:
     def missing(self) -> str:
         """Say which packages are not installed and how to get them; empty if all are there."""
         absent = [name for name in self.packages if importlib.util.find_spec(name) is None]
-        wanted = "pip install -r requirements-runtimes.txt"
+        file = "phone" if "executorch" in absent else "runtimes"
+        wanted = f"pip install -r requirements-{file}.txt"
         return f"not installed: {', '.join(absent)} ({wanted})" if absent else ""
 
     def prepare(self, network: Network, stem: Path) -> "Shipment":
