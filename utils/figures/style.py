@@ -138,10 +138,14 @@ def plain_log(axis: Axis, low: float, high: float) -> None:
 
 
 def legend_below(fig: Figure, columns: int) -> None:
-    """One legend for all axes, outside of them."""
+    """One legend for all axes, outside of them, in so few columns that the figure holds it."""
     entries = {}
     for ax in fig.axes:
         for handle, text in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(text, handle)
-    below = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": 9}
-    fig.legend(entries.values(), entries.keys(), handlelength=3.5, **below)
+    below = {"loc": "outside lower center", "frameon": False, "fontsize": 9, "handlelength": 3.5}
+    for count in range(columns, 0, -1):
+        legend = fig.legend(entries.values(), entries.keys(), ncols=count, **below)
+        if count == 1 or legend.get_tightbbox().width <= fig.bbox.width:
+            return
+        legend.remove()

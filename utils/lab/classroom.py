@@ -158,7 +158,7 @@ def make(output: Path) -> None:
     """Write everything below ``output``; the slides only if reveal.js is installed."""
     found = importlib.util.find_spec(REVEAL)
     if found is None:
-        print(f"no slides: {REVEAL} is not installed (pip install -r requirements-optional.txt)")
+        print(f"no slides: {REVEAL} is not installed (pip install -r requirements-class.txt)")
     notebooks = {path.stem: nbformat.read(path, 4) for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
     lessons = {name: book for name, book in notebooks.items() if any(exercises(book))}
     for name, notebook in lessons.items():

@@ -205,7 +205,7 @@ def widget(model: bytes) -> "anywidget.AnyWidget":
         import traitlets
     except ImportError as error:
         raise ImportError(
-            "the widget needs anywidget: pip install -r requirements-optional.txt, or open "
+            "the widget needs anywidget: pip install -r requirements-class.txt, or open "
             "report/playground.html, which make report writes"
         ) from error
     interface = (FOLDER / "playground.js").read_text(encoding="utf-8")
