@@ -1,0 +1,38 @@
+"""Sphinx's settings for the report: pages that work from disk and load nothing from a network."""
+
+from docutils import nodes
+from latex2mathml.converter import convert
+
+project = html_title = "ResNet-18, from float32 to int8"
+extensions = ["myst_nb"]
+myst_enable_extensions = ["dollarmath"]
+nb_execution_mode = "off"
+nb_render_markdown_format = "myst"  # formulas in outputs, too
+nb_code_prompt_show = "Show the code"
+nb_code_prompt_hide = "Hide the code"
+
+html_theme = "sphinx_book_theme"
+html_theme_options = {
+    "home_page_in_toc": True,
+    "navbar_persistent": [],
+    "use_download_button": False,
+}
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
+html_static_path = html_css_files = ["site.css"]
+html_math_renderer = "mathml"
+html_show_search_summary = False  # a browser does not let a page on disk read another page
+html_copy_source = html_show_copyright = html_use_index = False
+
+
+def _drawn(tag, display):
+    def visit(translator, node):
+        formula = convert(node.astext(), display=display)
+        translator.body.append(f'<{tag} class="math">{formula}</{tag}>')
+        raise nodes.SkipNode
+
+    return visit, None
+
+
+def setup(app):
+    """Write formulas as MathML, which browsers draw themselves."""
+    app.add_html_math_renderer("mathml", _drawn("span", "inline"), _drawn("div", "block"))
