@@ -6,6 +6,7 @@ from latex2mathml.converter import convert
 project = html_title = "ResNet-18, from float32 to int8"
 extensions = ["myst_nb"]
 myst_enable_extensions = ["dollarmath"]
+suppress_warnings = ["myst.xref_missing"]  # a report of some notebooks lacks the others
 nb_execution_mode = "off"
 nb_render_markdown_format = "myst"  # formulas in outputs, too
 nb_code_prompt_show = "Show the code"
@@ -17,6 +18,7 @@ html_theme_options = {
     "navbar_persistent": [],
     "use_download_button": False,
 }
+html_sidebars = {"**": ["search-button-field.html", "sbt-sidebar-nav.html"]}
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
 html_static_path = html_css_files = ["site.css"]
 html_math_renderer = "mathml"
