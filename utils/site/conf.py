@@ -1,5 +1,8 @@
 """Sphinx's settings for the report: pages that work from disk and load nothing from a network."""
 
+import html
+import json
+
 from docutils import nodes
 from latex2mathml.converter import convert
 
@@ -35,6 +38,29 @@ def _drawn(tag, display):
     return visit, None
 
 
+def _prepare(app, name, source):
+    """Number a notebook's title; fold solutions, and code in 09; give figures their texts."""
+    if name == "index":
+        return
+    notebook = json.loads(source[0])
+    title = notebook["cells"][0]
+    title["source"] = "".join(title["source"]).replace("# ", f"# {name[:2]}. ", 1)
+    for cell in notebook["cells"]:
+        tags = cell["metadata"].setdefault("tags", [])
+        if "solution" in tags:
+            tags.append("hide-cell")
+            cell["metadata"]["mystnb"] = {"code_prompt_show": "Show a solution"}
+        elif cell["cell_type"] == "code" and name.endswith("_report"):
+            tags.append("hide-input")
+        for output in cell.get("outputs", []):
+            if png := "".join(output.get("data", {}).get("image/png", "")).strip():
+                alt = html.escape(output["metadata"].get("image/png", {}).get("alt", ""))
+                image = f'<img src="data:image/png;base64,{png}" alt="{alt}">'
+                output["data"] = {"text/html": image}  # myst-nb leaves alternative texts out
+    source[0] = json.dumps(notebook)
+
+
 def setup(app):
-    """Write formulas as MathML, which browsers draw themselves."""
+    """Prepare the notebooks, and write formulas as MathML, which browsers draw themselves."""
+    app.connect("source-read", _prepare)
     app.add_html_math_renderer("mathml", _drawn("span", "inline"), _drawn("div", "block"))
