@@ -151,6 +151,7 @@ def test_the_search_finds_a_page_from_disk(pages, browser):
     )
     assert "About 09_report" in found[0].text
     assert found[0].get_attribute("href").split("?")[0].endswith("/09_report.html")
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 # The start page

@@ -17,6 +17,7 @@ nb_code_prompt_hide = "Hide the code"
 
 html_theme = "sphinx_book_theme"
 html_theme_options = {
+    "footer_content_items": [],
     "home_page_in_toc": True,
     "navbar_persistent": [],
     "use_download_button": False,
@@ -31,8 +32,9 @@ html_copy_source = html_show_copyright = html_use_index = False
 
 def _drawn(tag, display):
     def visit(translator, node):
+        focus = ' tabindex="0"' if display == "block" else ""  # a wide one is scrolled by keys, too
         formula = convert(node.astext(), display=display)
-        translator.body.append(f'<{tag} class="math">{formula}</{tag}>')
+        translator.body.append(f'<{tag} class="math"{focus}>{formula}</{tag}>')
         raise nodes.SkipNode
 
     return visit, None
