@@ -13,9 +13,11 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 from torch import nn
 
-from utils import data, report, results
+from utils import data, report, results, settings
+from utils.lab import playground
 from utils.report import Run
 
+make_site = report.site
 PNG = (  # of one pixel
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
     "+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -42,84 +44,143 @@ def test_a_notebook_needs_a_title(cells):
         report.title_of(new_notebook(cells=cells))
 
 
+def save(folder, name, *cells, title=None):
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.ipynb"
+    made = notebook(*cells, title=title or f"About {name}")
+    made.metadata = nbformat.from_dict(report.METADATA)
+    nbformat.write(made, path)
+    return path
+
+
+# The pages
+
+
 @pytest.fixture(scope="module")
-def page():
-    picture = new_output(
-        "display_data", {"image/png": PNG}, metadata={"image/png": {"alt": "a dot"}}
-    )
-    widgets = {"application/vnd.jupyter.widget-view+json": {"model_id": "0"}, "text/plain": "w"}
-    cells = [
-        new_markdown_cell("Inline $r = S (q - Z)$.\n\n$$\\sum_i x_i^2$$\n\nCode: `$HOME`."),
-        new_markdown_cell("See [next](01_next.ipynb) and [part](01_next.ipynb#a-part)."),
-        new_markdown_cell("```mermaid\ngraph TD\n```"),
-        new_code_cell("hidden = 1", outputs=[picture, new_output("display_data", widgets)]),
+def pages(tmp_path_factory):
+    """Two made-up notebooks and the reference results as a site, where an older one was."""
+    folder = tmp_path_factory.mktemp("site")
+    image = {"image/png": {"alt": 'a "dot"'}}
+    figure = [new_output("display_data", {"image/png": PNG}, metadata=image)]
+    code = [
+        new_code_cell("shown = 1", outputs=figure),
+        new_code_cell("answer = ...", metadata={"tags": ["exercise"]}),
+        new_code_cell("answer = 42", metadata={"tags": ["solution"]}),
     ]
-    return lambda **keywords: report.to_html(notebook(*cells), **keywords)
+    text = new_markdown_cell(
+        "## Sums\n\nInline $r = S (q - Z)$, code `$HOME`.\n\n$$\\sum_i x_i^2$$"
+    )
+    save(
+        folder / "notebooks", "00_first", text, *code, new_markdown_cell("[Next](09_report.ipynb)")
+    )
+    save(folder / "notebooks", "09_report", code[0], new_markdown_cell("A zebra."))
+    (folder / "02_gone.html").write_text("of a notebook that is no more")
+    (folder / "playground.html").write_text("<title>draw</title>")
+    (folder / ".site").mkdir()  # of a run that was killed
+    report.site(folder / "notebooks", results.REFERENCE, FACTS, folder)
+    return folder.rename(folder.with_name("copied elsewhere"))
 
 
-def test_the_page_loads_nothing(page):
-    html = page()
-    assert not re.findall(r"<(?:script|img|iframe|source)[^>]*\ssrc=[\"'](?!data:)", html)
-    assert not re.findall(r"<link[^>]*\shref=", html)
-    assert not re.findall(r"@import|url\([\"']?https?:", html)
-    assert not re.findall(r"import\s[^;]*https?:", html)
-    assert not re.findall(r"(?:src|href)=[\"']https?:[^\"']*\.(?:js|css)", html)
+def test_the_site_is_whole_and_loads_nothing_from_a_network(pages):
+    check = [sys.executable, settings.PROJECT / ".ci" / "check_pages.py", pages]
+    run = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert run.stdout == "every page and every image is there\n", run.stderr
+    names = {"index.html", "search.html", "00_first.html", "09_report.html", "playground.html"}
+    assert {path.name for path in pages.glob("*.html")} == names
+    assert not (pages / ".site").exists()
 
 
-def test_formulas_become_mathml(page):
-    html = page()
-    assert html.count("<math ") == 2
-    assert 'display="inline"' in html
-    assert 'display="block"' in html
-    assert "$HOME" in html  # code is not a formula
+def test_formulas_links_and_alternative_texts_reach_the_page(pages):
+    first = (pages / "00_first.html").read_text(encoding="utf-8")
+    assert first.count("<math ") == 2 and 'display="block"' in first
+    assert "$HOME" in first  # code is not a formula
+    assert f'src="data:image/png;base64,{PNG}" alt="a &quot;dot&quot;"' in first
+    assert 'href="09_report.html"' in first and ".ipynb" not in first
 
 
-def test_pictures_of_the_project_are_embedded(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "NOTEBOOKS", tmp_path / "notebooks")
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "a.png").write_bytes(b"picture")
-    cell = new_markdown_cell("# T\n![alt](../a.png)")
-    html = report.to_html(new_notebook(cells=[cell]))
-    assert 'src="data:image/png;base64,cGljdHVyZQ=="' in html and 'alt="alt"' in html
+def test_solutions_are_folded_and_the_code_of_the_report(pages):
+    def folded(name):
+        html = (pages / f"{name}.html").read_text(encoding="utf-8")
+        boxes = re.findall(r"<details.*?</details>", html, re.DOTALL)
+        return [re.sub(r"<[^>]*>|\s", "", box) for box in boxes]
+
+    (solution,) = folded("00_first")
+    assert "Showasolution" in solution and "answer=42" in solution
+    (code,) = folded("09_report")
+    assert "shown=1" in code
 
 
-def test_links_lead_to_pages(page):
-    html = page()
-    assert 'href="01_next.html"' in html
-    assert 'href="01_next.html#a-part"' in html
-    assert ".ipynb" not in html
+@pytest.fixture(scope="module")
+def browser():
+    try:
+        found = playground.chromium()
+    except (ImportError, FileNotFoundError) as error:
+        pytest.skip(str(error))
+    yield found
+    found.quit()
 
 
-def test_figures_are_embedded_with_alt_text(page):
-    html = page()
-    assert f"data:image/png;base64,{PNG}" in html.replace("\n", "")
-    assert 'alt="a dot"' in html
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("name", ["index", "00_first"])
+def test_the_site_in_a_browser(pages, browser, name, width, scheme):
+    axe = pytest.importorskip("axe_core_python.selenium")
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get((pages / f"{name}.html").as_uri())
+    theme, wide, broken, formulas = browser.execute_script(
+        """const page = document.documentElement;
+        return [page.dataset.theme, page.scrollWidth > page.clientWidth,
+        [...document.images].filter((image) => !image.naturalWidth).length,
+        [...document.querySelectorAll("math")].map((math) => math.clientHeight)]"""
+    )
+    assert (theme, wide, broken) == (scheme, False, 0)
+    assert len(formulas) == (2 if name == "00_first" else 0) and all(formulas)
+    assert [(v["id"], v["nodes"]) for v in axe.Axe().run(browser)["violations"]] == []
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
-def test_code_can_be_hidden(page):
-    def text(html):
-        return re.sub(r"<[^>]*>", "", html)
+def test_the_search_finds_a_page_from_disk(pages, browser):
+    from selenium.webdriver.support.ui import WebDriverWait
 
-    assert "hidden = 1" in text(page())
-    assert "hidden = 1" not in text(page(hide_code=True))
-    assert "a dot" in page(hide_code=True)
+    browser.get(f"{(pages / 'search.html').as_uri()}?q=zebra")
+    found = WebDriverWait(browser, 60).until(
+        lambda b: b.find_elements("css selector", "#search-results li a")
+    )
+    assert "About 09_report" in found[0].text
+    assert found[0].get_attribute("href").split("?")[0].endswith("/09_report.html")
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 # The start page
 
 
-def test_index_page(tmp_path):
-    runs = [Run("00_a", "First & best?", 12.4), Run("01_b", "Second?", 3, "ValueError: <oops>")]
-    html = report.index_page(runs, FACTS, tmp_path)
-    assert '<a href="00_a.html">First &amp; best?</a>' in html  # by question, not by file
-    assert "12 s" in html
-    assert html.count(">ok<") == html.count(">FAILED<") == 1
-    assert "Failed: Second?" in html
-    assert "ValueError: &lt;oops&gt;" in html
-    assert "when these notebooks have run: How does float32 become int8?" in html
-    assert "some &lt;digits&gt;" in html
-    assert "avx2, x" in html
-    assert not re.findall(r"(?:src|href)=[\"']https?:|[{}]%|{{", html)
+def start(kept, folder, failed=None, **facts):
+    notebooks = {"00_a": notebook(title="First & best?"), "01_b": notebook(title="Second")}
+    notebooks["01_b"].cells[0].source += " What does\nit cost? And that?"
+    shown = {"facts": FACTS | facts, "failed": failed, "played": False}
+    return report.start_page(notebooks, kept, folder, **shown)
+
+
+def test_the_start_page_lists_notebooks_by_their_questions(tmp_path):
+    results.save(tmp_path / "run.json", {"00_a": 12.4})
+    text = start(tmp_path, tmp_path, Run("01_b", 3, "ValueError: <oops>"))
+    assert "- [](/00_a.ipynb) (12 s)\n- [](/01_b.ipynb)<br> What does it cost?\n" in text
+    assert "Failed: 01_b" in text and "ValueError: &lt;oops&gt;" in text
+    assert "when these notebooks have run: How does float32 become int8?" in text
+    assert "some &lt;digits&gt;" in text and "| instruction sets | avx2, x |" in text
+    assert "Draw a digit" not in text and "headline.png" not in text
+
+
+def test_the_start_page_answers_from_the_results(course, records, tmp_path):
+    for name, record in records.items():
+        results.write(course, name, record)
+    text = start(course.results_dir, tmp_path)
+    assert "changes the accuracy of ResNet-18 by -0.50 points" in text
+    assert "44.80 MB" in text and (tmp_path / "headline.png").exists()
+    assert "](03_fusion_and_calibration.ipynb)" in text
 
 
 @pytest.mark.parametrize(
@@ -127,18 +188,11 @@ def test_index_page(tmp_path):
     [(data.DIGITS, "full", True), (data.DIGITS, "quick", False), ("MNIST", "full", False)],
 )
 def test_a_fallback_stands_at_the_top(tmp_path, source, profile, noticed):
-    html = report.index_page([], {"data_source": source, "profile": profile}, tmp_path)
-    assert ("embedded digits, not from MNIST" in html.split("<h2>Results")[0]) == noticed
+    text = start(tmp_path, tmp_path, data_source=source, profile=profile)
+    assert ("embedded digits, not from MNIST" in text.split("## Notebooks")[0]) == noticed
 
 
 # Executing
-
-
-def save(folder, name, *cells):
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{name}.ipynb"
-    nbformat.write(notebook(*cells, title=f"About {name}"), path)
-    return path
 
 
 @pytest.fixture
@@ -157,10 +211,12 @@ def house(course, tmp_path, monkeypatch, digits):
     history = pd.DataFrame({"test_accuracy": [0.5, 0.9876]})
     monkeypatch.setattr(report.training, "load_or_train", lambda *_: (nn.Linear(1, 1), history))
     monkeypatch.setattr(report, "_write_playground", lambda *_: None)  # tests/test_playground.py
+    monkeypatch.setattr(report, "site", lambda *_: None)  # takes seconds; see above
     return tmp_path
 
 
-def test_a_failing_notebook_ends_the_run_and_what_was_made_stays(house, capsys):
+def test_a_failing_notebook_ends_the_run_and_what_was_made_stays(house, capsys, monkeypatch):
+    monkeypatch.setattr(report, "site", make_site)
     folder = house / "notebooks"
     save(folder, "00_good", new_code_cell("print('fine', 6 * 7)"))
     bad = (new_code_cell("print('so far')"), new_code_cell("raise ValueError('the reason')"))
@@ -177,13 +233,14 @@ def test_a_failing_notebook_ends_the_run_and_what_was_made_stays(house, capsys):
     assert "ValueError: the reason" in out
     assert "\x1b[" not in out
     assert "01_bad failed; what was made so far is in report/index.html" in out
-    assert {p.name for p in output.glob("*.html")} == {"00_good.html", "01_bad.html", "index.html"}
+    names = {"index.html", "search.html", "00_good.html", "01_bad.html"}
+    assert {path.name for path in output.glob("*.html")} == names
     assert "fine 42" in (output / "00_good.html").read_text(encoding="utf-8")
     bad_page = (output / "01_bad.html").read_text(encoding="utf-8")
     assert "so far" in bad_page
     assert "the reason" in bad_page
     index = (output / "index.html").read_text(encoding="utf-8")
-    assert "Failed: About 01_bad" in index
+    assert "Failed: 01_bad" in index
     assert "ValueError: the reason" in index
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -193,7 +250,7 @@ def test_execute_runs_in_the_notebooks_folder_and_hides_the_machine(tmp_path):
     path = save(tmp_path, "00_a", new_code_cell("print(open('beside.txt').read())"))
     executed, run = report.execute(path)
     assert run.error is None
-    assert (run.name, run.title) == ("00_a", "About 00_a")
+    assert run.name == "00_a"
     assert run.seconds > 0
     assert executed.cells[1].outputs[0].text == "found\n"
     assert executed.cells[1].execution_count == 1
@@ -211,7 +268,7 @@ def pretend_to_execute(monkeypatch):
         ran.append(path.stem)
         executed = nbformat.read(path, as_version=4)
         executed.cells[1].execution_count = 1
-        return executed, Run(path.stem, report.title_of(executed), 1.0)
+        return executed, Run(path.stem, 1.0)
 
     monkeypatch.setattr(report, "execute", execute)
     return ran
@@ -280,8 +337,6 @@ def test_a_report_touches_neither_notebooks_nor_reference(house, pretend_to_exec
     assert not (house / "results").exists()
     assert os.environ["COURSE_RESULTS"] == str(house / "report" / "results")
     assert "report: report/index.html" in capsys.readouterr().out
-    index = (house / "report" / "index.html").read_text(encoding="utf-8")
-    assert "appears when these notebooks have run" in index
 
 
 def test_notebooks_run_in_order_and_can_be_chosen(house, pretend_to_execute):
@@ -328,19 +383,21 @@ def test_a_killed_report_leaves_whole_files_and_starts_again(house, course):
     kill = "import os, signal; os.kill(os.getppid(), signal.SIGKILL)"
     save(folder, "01_deadly", new_code_cell(kill))
     environ = os.environ | {"COURSE_HOME": str(house), "COURSE_DATA": "digits"}
+    output.mkdir()
+    (output / "index.html").write_text("of an earlier run")
     run = subprocess.run(
         [sys.executable, "-c", KILLED, str(house)], env=environ, capture_output=True, check=False
     )
     assert run.returncode == -signal.SIGKILL, run.stderr.decode()
-    index = (output / "index.html").read_text(encoding="utf-8")
-    assert "00_good" in index and "01_deadly" not in index and index.endswith("</html>\n")
+    assert [path.name for path in output.glob("notebooks/*")] == ["00_good.ipynb"]
+    assert (output / "index.html").read_text() == "of an earlier run"
     assert results.read(output / "results", "run").keys() == {"training", "00_good"}
-    halves = ("01_deadly.html.99999999.tmp", "results/run.json.99999999.tmp")
+    halves = ("notebooks/01_deadly.ipynb.99999999.tmp", "results/run.json.99999999.tmp")
     for half in (output / name for name in halves):
         half.write_text("half a pa")  # as if killed while writing
     save(folder, "01_deadly", new_code_cell("print('harmless')"))
     assert report.make(output, in_place=False) == 0
-    assert "01_deadly" in (output / "index.html").read_text(encoding="utf-8")
+    assert (output / "notebooks" / "01_deadly.ipynb").exists()
     assert not list(output.rglob("*.tmp"))
 
 
@@ -384,11 +441,10 @@ def test_what_an_earlier_run_measured_is_not_shown_as_this_ones(
     kept = replace(course, results_dir=house / "report" / "results")
     for name, record in [*records.items(), ("mine", {"a": 1})]:
         results.write(kept, name, record)
-    index = house / "report" / "index.html"
     report.make(house / "report", in_place=False, only=["00_a"])
-    assert "44.80 MB" in index.read_text(encoding="utf-8")
+    assert all((kept.results_dir / f"{name}.json").exists() for name in records)
     report.make(house / "report", in_place=False)
-    assert "44.80 MB" not in index.read_text(encoding="utf-8")
+    assert not any((kept.results_dir / f"{name}.json").exists() for name in records)
     assert results.read(kept.results_dir, "mine") == {"a": 1}  # not ours to remove
 
 
@@ -404,8 +460,8 @@ def test_neither_page_nor_readme_compares_different_weights(
     assert report.make(house / "report", in_place=True) == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith("the float32 weights differ")
     assert readme.read_text() == f"{results.START}\n{results.END}"
-    index = (house / "report" / "index.html").read_text(encoding="utf-8")
-    assert "There is no table of results: the float32 weights differ" in index
+    page = start(results.REFERENCE, house)
+    assert "There is no table of results: the float32 weights differ" in page
 
 
 def test_the_command_line(house, monkeypatch, capsys):

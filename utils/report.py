@@ -1,10 +1,11 @@
 """Execute the notebooks and make the report: ``python -m utils.report`` (see ``--help``)."""
 
 import argparse
-import base64
 import contextlib
 import os
 import re
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,10 +16,8 @@ import filelock
 import jinja2
 import nbformat
 import pandas as pd
-from latex2mathml.converter import convert as mathml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from nbconvert import HTMLExporter
 from torch import nn
 from tqdm import tqdm
 
@@ -35,21 +34,14 @@ METADATA = {  # without the kernel's version, which is the machine's and not the
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-FORMULA = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
-# JupyterLab's page without what it would fetch, and with the figures' alternative text.
-PAGE = """{% extends 'lab/index.html.j2' %}
-{% block html_head_js %}{% endblock %}{% block html_head_js_mathjax %}{% endblock %}
-{% block html_head_js_mermaidjs %}{% endblock %}{% block jupyter_widgets %}{% endblock %}
-{% block data_png %}<img src="data:image/png;base64,{{ output.data['image/png'].strip() }}"
-alt="{{ (output | get_metadata('alt', 'image/png') or '') | e }}">{% endblock %}"""
+SITE = Path(__file__).with_name("site")  # the settings of Sphinx, which makes the pages
 
 
 @dataclass
 class Run:
-    """What became of one notebook: its title, the seconds it took, and its error if it failed."""
+    """What became of one notebook: the seconds it took, and its error if it failed."""
 
     name: str
-    title: str
     seconds: float = 0.0
     error: str | None = None
 
@@ -68,7 +60,7 @@ def execute(path: Path, label: str = "") -> tuple[nbformat.NotebookNode, Run]:
     The label stands beside the progress bar.
     """
     notebook = nbformat.read(path, as_version=4)
-    run = Run(path.stem, title_of(notebook))
+    run = Run(path.stem)
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     with tqdm(total=cells, desc=label or path.stem, unit="cell", leave=False) as bar:
         client = NotebookClient(
@@ -89,59 +81,76 @@ def execute(path: Path, label: str = "") -> tuple[nbformat.NotebookNode, Run]:
     return notebook, run
 
 
-def offline(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Return a copy that needs nothing around it: a page may be copied to another machine.
+def answer(summary: dict) -> str:
+    """Return the course's answer in one sentence, from the table of results."""
+    table = results.headline(summary)
+    accuracy, size, _, faster = table["change"][:4]
+    fastest = table.iloc[3, 0].split("fastest: ")[1]
+    return (
+        f"In this run, int8 changes the accuracy of ResNet-18 by {accuracy} and makes its file "
+        f"{size}; with one image at a time, it is {faster}, compared with the fastest float32 "
+        f"({fastest})."
+    )
 
-    Formulas become MathML, which browsers draw themselves, links to notebooks lead to their pages,
-    and pictures of the project are embedded.
+
+def start_page(notebooks: dict, kept: Path, folder: Path, **shown) -> str:
+    """Return the start page in MyST Markdown, and draw its figure in a folder.
+
+    Its results are those kept in another folder; what else it shows is given by name.
     """
-
-    def drawn(match: re.Match) -> str:
-        code, block, inline = match.groups()
-        display = "block" if block else "inline"
-        return code or mathml((block or inline).strip(), display=display)
-
-    def embedded(match: re.Match) -> str:
-        picture = base64.b64encode((NOTEBOOKS / match[1]).read_bytes()).decode()
-        return f"](data:image/png;base64,{picture})"
-
-    notebook = nbformat.from_dict(notebook)
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            text = FORMULA.sub(drawn, re.sub(r"\]\((\.\./[^)]+\.png)\)", embedded, cell.source))
-            cell.source = re.sub(r"\]\((\w+)\.ipynb(#[^)]*)?\)", r"](\1.html\2)", text)
-    return notebook
-
-
-def to_html(notebook: nbformat.NotebookNode, *, hide_code: bool = False) -> str:
-    """Render an executed notebook as one page that needs no network."""
-    parts = ("exclude_input", "exclude_input_prompt", "exclude_output_prompt")
-    exporter = HTMLExporter(raw_template=PAGE, **dict.fromkeys(parts, hide_code))
-    named = {"metadata": {"name": title_of(notebook)}}
-    return exporter.from_notebook_node(offline(notebook), resources=named)[0]
-
-
-def index_page(runs: list[Run], facts: dict, kept: Path, *, played: bool = False) -> str:
-    """Return the report's start page, from the results in a folder and the machine's facts.
-
-    ``played`` says whether there is a playground to link to.
-    """
-    table, missing = None, "The table of results appears when these notebooks have run: "
-    missing += " ".join(results.SOURCES.values())
+    missing = "The table of results appears when these notebooks have run: "
+    shown["table"] = missing + " ".join(results.SOURCES.values())
     if all((kept / f"{name}.json").exists() for name in results.SOURCES):
         try:
-            table = results.headline(results.collect(kept)).to_html(index=False, border=0)
+            summary = results.collect(kept)
+            alt = save_headline_figure(kept, folder)
+            table = results.readme_block(summary).replace("](notebooks/", "](")
+            shown |= {"table": table, "answer": answer(summary), "alt": alt}
         except (results.ResultsError, KeyError) as error:  # other weights, or an older layout
-            missing = f"There is no table of results: {error}"
-    template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
-    return jinja2.Template(template, autoescape=True, keep_trailing_newline=True).render(
-        runs=runs,
-        facts={key.replace("_", " "): results.listed(value) for key, value in facts.items()},
+            shown["table"] = f"There is no table of results: {error}"
+    facts, questions = shown["facts"], {}
+    for name, notebook in notebooks.items():
+        text = notebook.cells[0].source.partition("\n")[2].replace("\n", " ")
+        questions[name] = "".join(re.findall(r"[^.?]+\?", text)[:1])
+    return jinja2.Template((SITE / "start.md").read_text(encoding="utf-8")).render(
+        shown,
+        questions=questions,
+        seconds=results.read(kept, "run") if (kept / "run.json").exists() else {},
         fallback=facts["data_source"] == data.DIGITS and facts["profile"] == "full",
-        table=table,
-        missing=missing,
-        played=played,
+        facts={key.replace("_", " "): results.listed(value) for key, value in facts.items()},
     )
+
+
+def site(folder: Path, kept: Path, facts: dict, output: Path, failed: Run | None = None) -> None:
+    """Make the pages of a folder's executed notebooks, and the start page with kept results.
+
+    Sphinx makes them beside those of an earlier report, which are then replaced one by one: every
+    file is whole at any moment, and a page comes after what it shows. Raises WriteError.
+    """
+    work = output / ".site"
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+    source, build = work / "source", work / "build"
+    for made in (source, work / "results"):
+        made.mkdir(parents=True)
+    for picture in results.REFERENCE.glob("*.png"):  # the notebooks show it as ../results/...
+        shutil.copy(picture, work / "results")
+    notebooks = {}
+    for path in sorted(folder.glob("[0-9]*.ipynb")):
+        notebooks[path.stem] = nbformat.read(shutil.copy(path, source), 4)
+    played = (output / "playground.html").exists()
+    text = start_page(notebooks, kept, source, facts=facts, failed=failed, played=played)
+    (source / "index.md").write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "sphinx", "--quiet", "-c", SITE, "-d", work / "read"]
+    if subprocess.run([*command, source, build], check=False).returncode:
+        raise files.WriteError("Sphinx could not make the pages; its message stands above.")
+    pages = [path.relative_to(build) for path in build.rglob("*") if path.is_file()]
+    for path in sorted(pages, key=lambda path: (path.suffix == ".html", path.stem == "index")):
+        (output / path).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(build / path, output / path)
+    for path in output.glob("*.html"):  # the page of a notebook that is no more
+        if path.name != "playground.html" and path.relative_to(output) not in pages:
+            path.unlink()
+    shutil.rmtree(work)
 
 
 def make(output: Path, *, in_place: bool, only: list[str] | None = None) -> int:
@@ -166,11 +175,15 @@ def make(output: Path, *, in_place: bool, only: list[str] | None = None) -> int:
             if not only:  # what an earlier run measured is not this run's
                 for name in ["run"] if in_place else [*_names(), "summary", "run"]:
                     (kept / f"{name}.json").unlink(missing_ok=True)
+                shutil.rmtree(output / "notebooks", ignore_errors=True)
             names = [name for name in _names() if not only or name in only]
             facts = _train_all(kept, second=SECOND in names)
             if not only:
                 _write_playground(output, kept if in_place else None)
-            if not _execute_all(names, facts, output, in_place=in_place):
+            failed = _execute_all(names, output / "notebooks", in_place=in_place)
+            site(output / "notebooks", kept, facts, output, failed)
+            if failed:
+                print(f"{failed.name} failed; what was made so far is in {output.name}/index.html")
                 return 1
             if in_place:
                 results.update_readme(PROJECT / "README.md", results.collect(kept))
@@ -220,26 +233,19 @@ def _train_all(kept: Path, *, second: bool) -> dict:
     return environment.describe(current, dataset.source, weights)
 
 
-def _execute_all(names: list[str], facts: dict, output: Path, *, in_place: bool) -> bool:
-    """Execute the notebooks and write their pages; return False after one that failed."""
-    kept, runs = Path(os.environ["COURSE_RESULTS"]), []
-    played = (output / "playground.html").exists()
+def _execute_all(names: list[str], folder: Path, *, in_place: bool) -> Run | None:
+    """Execute the notebooks and keep them in a folder; end with one that failed and return it."""
     for number, name in enumerate(names, start=1):
         path, place = NOTEBOOKS / f"{name}.ipynb", f"[{number}/{len(names)}] {name}"
         notebook, run = execute(path, place)
-        runs.append(run)
-        page = to_html(notebook, hide_code=name.endswith("_report"))
-        files.write_text(output / f"{name}.html", page)
-        files.write_text(output / "index.html", index_page(runs, facts, kept, played=played))
+        for kept in (folder, NOTEBOOKS) if in_place and not run.error else (folder,):
+            files.write_text(kept / path.name, nbformat.writes(notebook) + "\n")
         if run.error:
             print(f"{place}: FAILED after {run.seconds:.0f} s\n\n{run.error}\n")
-            print(f"{name} failed; what was made so far is in {output.name}/index.html")
-            return False
-        _note_seconds(kept, name, run.seconds)
-        if in_place:
-            files.write_text(path, nbformat.writes(notebook) + "\n")
+            return run
+        _note_seconds(Path(os.environ["COURSE_RESULTS"]), name, run.seconds)
         print(f"{place}: {run.seconds:.0f} s", flush=True)
-    return True
+    return None
 
 
 def _write_playground(output: Path, kept: Path | None) -> None:
@@ -281,16 +287,17 @@ def _train(current: settings.Settings, dataset: data.Dataset) -> nn.Module:
     return model
 
 
-def save_headline_figure(folder: Path) -> None:
-    """Draw ``headline.png``, the README's figure, from the results in a folder."""
+def save_headline_figure(folder: Path, target: Path | None = None) -> str:
+    """Draw ``headline.png`` from a folder's results, there or in ``target``; return its text."""
     quantized, benchmark = (results.read(folder, name) for name in results.SOURCES)
     paired = comparison.Comparison(**quantized["comparison"])
     sizes = (quantized["float_bytes"], quantized["int8_bytes"])
     timed = pd.DataFrame(benchmark.get("headline") or benchmark["verdicts"])
-    figure, _ = quantization_figures.headline(paired, *sizes, timed)
+    figure, alt = quantization_figures.headline(paired, *sizes, timed)
     options = {"format": "png", "dpi": style.DPI, "metadata": {"Software": None}}
-    path = folder / "headline.png"
+    path = (target or folder) / "headline.png"
     files.write_atomically(path, lambda temporary: figure.savefig(temporary, **options))
+    return alt
 
 
 def main() -> int:
@@ -300,11 +307,17 @@ def main() -> int:
     add("--output", type=Path, default=PROJECT / "report", help="folder to write")
     also = "also refresh the committed notebooks, results/ and the README's table"
     add("--in-place", action="store_true", help=also)
+    add("--no-execute", action="store_true", help="show the committed notebooks and results")
     add("--only", nargs="+", choices=_names(), metavar="NAME", help="notebooks, without .ipynb")
     chosen = parser.parse_args()
     output = chosen.output.resolve()
     if output == PROJECT:
         parser.error("--output must not be the project: its results/ are the reference run's")
+    if chosen.no_execute:
+        facts = results.read(results.REFERENCE, "00_quickstart")["environment"]
+        with _locked(output):
+            site(NOTEBOOKS, results.REFERENCE, facts, output)
+        return 0
     return make(output, in_place=chosen.in_place, only=chosen.only)
 
 

@@ -7,6 +7,7 @@ An exercise is three cells: one tagged ``exercise`` to work in, a check, and one
 
 import argparse
 import ast
+import base64
 import importlib.util
 import re
 import shutil
@@ -15,6 +16,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import nbformat
+from latex2mathml.converter import convert as mathml
 from nbconvert import SlidesExporter
 from nbformat import NotebookNode
 
@@ -22,15 +24,19 @@ from utils import files, report
 from utils.report import NOTEBOOKS
 
 REVEAL = "sphinx_revealjs"  # a package that carries reveal.js, so that slides need no network
-# The report's page as a slide show: reveal.js starts without RequireJS, and a tall slide scrolls.
-SHOW = (
-    report.PAGE.replace("lab/index", "reveal/index")
-    + """{% block footer_js %}
+FORMULA = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
+# Slides without what they would fetch, and with the figures' alternative text: reveal.js starts
+# without RequireJS, and a tall slide scrolls.
+SHOW = """{% extends 'reveal/index.html.j2' %}
+{% block html_head_js %}{% endblock %}{% block html_head_js_mathjax %}{% endblock %}
+{% block html_head_js_mermaidjs %}{% endblock %}{% block jupyter_widgets %}{% endblock %}
+{% block data_png %}<img src="data:image/png;base64,{{ output.data['image/png'].strip() }}"
+alt="{{ (output | get_metadata('alt', 'image/png') or '') | e }}">{% endblock %}
+{% block footer_js %}
 <style>.reveal .slides section section { max-height: 700px; overflow-y: auto; }
 .reveal h1, .reveal h2, .reveal h3 { text-transform: none; }</style>
 <script src="reveal.js/dist/reveal.js"></script>
 <script>Reveal.initialize({ hash: true, slideNumber: true, width: 1280 });</script>{% endblock %}"""
-)
 
 
 def exercises(notebook: NotebookNode) -> Iterator[tuple[NotebookNode, NotebookNode, NotebookNode]]:
@@ -92,9 +98,33 @@ def for_nbgrader(notebook: NotebookNode, name: str) -> NotebookNode:
     return notebook
 
 
+def _offline(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return a copy that needs nothing around it: a page may be copied to another machine.
+
+    Formulas become MathML, which browsers draw themselves, links to notebooks lead to their pages,
+    and pictures of the project are embedded.
+    """
+
+    def drawn(match: re.Match) -> str:
+        code, block, inline = match.groups()
+        display = "block" if block else "inline"
+        return code or mathml((block or inline).strip(), display=display)
+
+    def embedded(match: re.Match) -> str:
+        picture = base64.b64encode((NOTEBOOKS / match[1]).read_bytes()).decode()
+        return f"](data:image/png;base64,{picture})"
+
+    notebook = nbformat.from_dict(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            text = FORMULA.sub(drawn, re.sub(r"\]\((\.\./[^)]+\.png)\)", embedded, cell.source))
+            cell.source = re.sub(r"\]\((\w+)\.ipynb(#[^)]*)?\)", r"](\1.html\2)", text)
+    return notebook
+
+
 def slides(notebook: NotebookNode) -> str:
     """Return the core path as a slide show: one heading per slide, one column of steps below it."""
-    notebook = report.offline(notebook)
+    notebook = _offline(notebook)
     core = []
     for cell in notebook.cells:
         before, heading, _ = f"\n{cell.source}".partition("\n## Exercises")
