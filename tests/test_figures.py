@@ -161,7 +161,9 @@ def test_show_publishes_the_picture_with_its_alt_text(monkeypatch):
         figures.show(figures.figure()[0], " ")
 
 
-@pytest.mark.parametrize(("word", "columns"), [("short", 4), ("a long name " * 2, 2), ("a long name " * 5, 1)])
+@pytest.mark.parametrize(
+    ("word", "columns"), [("short", 4), ("a long name " * 2, 2), ("a long name " * 5, 1)]
+)
 def test_a_legend_takes_no_more_room_than_the_figure_has(word, columns):
     figure, ax = pyplot.subplots(figsize=(6, 3), layout="constrained")
     for number in range(4):

@@ -44,9 +44,9 @@ def lines(files) -> int:
 
 
 BUDGET = {
-    "core": (UTILS.glob("*.py"), 2_900),
+    "core": (UTILS.glob("*.py"), 2_950),
     "exercises": (UTILS.glob("exercises/*.py"), 480),
-    "lab": (UTILS.glob("lab/*.py"), 3_450),
+    "lab": (UTILS.glob("lab/*.py"), 3_480),
     "figures": (UTILS.glob("figures/*.py"), 1_530),
     "tests": (PROJECT.glob("tests/*.py"), lines([*UTILS.rglob("*.py"), *UTILS.rglob("*.js")])),
 }

@@ -218,29 +218,29 @@ def house(course, tmp_path, monkeypatch, digits):
 def test_a_failing_notebook_ends_the_run_and_what_was_made_stays(house, capsys, monkeypatch):
     monkeypatch.setattr(report, "site", make_site)
     folder = house / "notebooks"
-    save(folder, "00_good", new_code_cell("print('fine', 6 * 7)"))
+    save(folder, "01_good", new_code_cell("print('fine', 6 * 7)"))
     bad = (new_code_cell("print('so far')"), new_code_cell("raise ValueError('the reason')"))
-    save(folder, "01_bad", *bad, new_code_cell("print('never')"))
-    save(folder, "02_never", new_code_cell("1"))
+    save(folder, "02_bad", *bad, new_code_cell("print('never')"))
+    save(folder, "04_never", new_code_cell("1"))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     output = house / "report"
 
     assert report.make(output, in_place=False) == 1
     out = capsys.readouterr().out
     assert "98.76%" in out
-    assert re.search(r"1/3\W+00_good", out)
-    assert re.search(r"2/3\W+01_bad\W+FAILED", out)
+    assert re.search(r"1/3\W+01_good", out)
+    assert re.search(r"2/3\W+02_bad\W+FAILED", out)
     assert "ValueError: the reason" in out
     assert "\x1b[" not in out
-    assert "01_bad failed; what was made so far is in report/index.html" in out
-    names = {"index.html", "search.html", "00_good.html", "01_bad.html"}
+    assert "02_bad failed; what was made so far is in report/index.html" in out
+    names = {"index.html", "search.html", "01_good.html", "02_bad.html"}
     assert {path.name for path in output.glob("*.html")} == names
-    assert "fine 42" in (output / "00_good.html").read_text(encoding="utf-8")
-    bad_page = (output / "01_bad.html").read_text(encoding="utf-8")
+    assert "fine 42" in (output / "01_good.html").read_text(encoding="utf-8")
+    bad_page = (output / "02_bad.html").read_text(encoding="utf-8")
     assert "so far" in bad_page
     assert "the reason" in bad_page
     index = (output / "index.html").read_text(encoding="utf-8")
-    assert "Failed: 01_bad" in index
+    assert "Failed: 02_bad" in index
     assert "ValueError: the reason" in index
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -340,12 +340,46 @@ def test_a_report_touches_neither_notebooks_nor_reference(house, pretend_to_exec
 
 
 def test_notebooks_run_in_order_and_can_be_chosen(house, pretend_to_execute):
-    for name in ("10_c", "00_a", "02_b", "draft"):
+    for name in ("09_d", "00_a", "02_b", "03_c", "draft"):
         save(house / "notebooks", name, new_code_cell("1"))
     report.make(house / "report", in_place=False)
-    assert pretend_to_execute == ["00_a", "02_b", "10_c"]
+    assert pretend_to_execute == ["03_c", "00_a", "02_b", "09_d"]  # those that time come later
     report.make(house / "report", in_place=False, only=["02_b"])
-    assert pretend_to_execute[3:] == ["02_b"]
+    assert pretend_to_execute[4:] == ["02_b"]
+
+
+RENDEZVOUS = """
+import os, time
+from pathlib import Path
+Path("{own}").touch()
+end = time.monotonic() + 60
+while not Path("{other}").exists() and time.monotonic() < end:
+    time.sleep(0.1)
+assert Path("{other}").exists()
+print(os.environ.get("OMP_NUM_THREADS"))
+"""
+
+
+def test_notebooks_share_the_cores_unless_they_measure_time(house, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for own, other in (("01_a", "03_b"), ("03_b", "01_a")):
+        cell = RENDEZVOUS.format(own=own, other=other)
+        save(house / "notebooks", own, new_code_cell(cell))
+    alone = 'import os; print(os.environ.get("OMP_NUM_THREADS"))'
+    save(house / "notebooks", "00_alone", new_code_cell(alone))
+    assert report.make(house / "report", in_place=False) == 0
+    said = {
+        path.stem: nbformat.read(path, 4).cells[1].outputs[0].text.strip()
+        for path in (house / "report" / "notebooks").glob("*.ipynb")
+    }
+    assert said == {"00_alone": "None", "01_a": "1", "03_b": "1"}
+
+
+def test_a_kernel_that_dies_is_told_in_words(tmp_path):
+    path = save(tmp_path, "01_a", new_code_cell("import os; os.kill(os.getpid(), 9)"))
+    _, run = report.execute(path)
+    assert "died" in run.error and "memory" in run.error
 
 
 def test_nothing_runs_in_an_unfit_environment(house, pretend_to_execute, monkeypatch, capsys):
@@ -379,9 +413,9 @@ report.make(house / "report", in_place=False)
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_a_killed_report_leaves_whole_files_and_starts_again(house, course):
     folder, output = house / "notebooks", house / "report"
-    save(folder, "00_good", new_code_cell("print('fine')"))
+    save(folder, "01_good", new_code_cell("print('fine')"))
     kill = "import os, signal; os.kill(os.getppid(), signal.SIGKILL)"
-    save(folder, "01_deadly", new_code_cell(kill))
+    save(folder, "02_deadly", new_code_cell(kill))
     environ = os.environ | {"COURSE_HOME": str(house), "COURSE_DATA": "digits"}
     output.mkdir()
     (output / "index.html").write_text("of an earlier run")
@@ -389,15 +423,15 @@ def test_a_killed_report_leaves_whole_files_and_starts_again(house, course):
         [sys.executable, "-c", KILLED, str(house)], env=environ, capture_output=True, check=False
     )
     assert run.returncode == -signal.SIGKILL, run.stderr.decode()
-    assert [path.name for path in output.glob("notebooks/*")] == ["00_good.ipynb"]
+    assert [path.name for path in output.glob("notebooks/*")] == ["01_good.ipynb"]
     assert (output / "index.html").read_text() == "of an earlier run"
-    assert results.read(output / "results", "run").keys() == {"training", "00_good"}
-    halves = ("notebooks/01_deadly.ipynb.99999999.tmp", "results/run.json.99999999.tmp")
+    assert results.read(output / "results", "run").keys() == {"training", "01_good"}
+    halves = ("notebooks/02_deadly.ipynb.99999999.tmp", "results/run.json.99999999.tmp")
     for half in (output / name for name in halves):
         half.write_text("half a pa")  # as if killed while writing
-    save(folder, "01_deadly", new_code_cell("print('harmless')"))
+    save(folder, "02_deadly", new_code_cell("print('harmless')"))
     assert report.make(output, in_place=False) == 0
-    assert (output / "notebooks" / "01_deadly.ipynb").exists()
+    assert (output / "notebooks" / "02_deadly.ipynb").exists()
     assert not list(output.rglob("*.tmp"))
 
 

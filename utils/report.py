@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +31,8 @@ from utils.settings import PROJECT
 
 NOTEBOOKS = PROJECT / "notebooks"
 SECOND = "06_accuracy_limits"  # which needs a second float32 model, on Fashion-MNIST
+# They measure time, and the last one reads what the others wrote: nothing may run beside them.
+ALONE = ("00_", "02_", "04_", "08_", "09_")
 CELL_SECONDS = 3600
 METADATA = {  # without the kernel's version, which is the machine's and not the notebook's
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -54,10 +58,10 @@ def title_of(notebook: nbformat.NotebookNode) -> str:
     raise ValueError("the notebook has no title: its first markdown cell must begin with '# '")
 
 
-def execute(path: Path, label: str = "") -> tuple[nbformat.NotebookNode, Run]:
+def execute(path: Path, label: str = "", threads: int = 0) -> tuple[nbformat.NotebookNode, Run]:
     """Execute a notebook in a fresh kernel, in its own folder, up to the end or to a failing cell.
 
-    The label stands beside the progress bar.
+    The label stands beside the progress bar. Without a number of threads, torch uses all cores.
     """
     notebook = nbformat.read(path, as_version=4)
     run = Run(path.stem)
@@ -72,9 +76,14 @@ def execute(path: Path, label: str = "") -> tuple[nbformat.NotebookNode, Run]:
             on_cell_executed=lambda **_: bar.update(),
         )
         start = time.perf_counter()
+        environ = os.environ | {"COURSE_WIDGETS": "off"}
+        if threads:
+            environ["OMP_NUM_THREADS"] = str(threads)
         try:
-            client.execute(cwd=path.parent, env=os.environ | {"COURSE_WIDGETS": "off"})
-        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            client.execute(cwd=path.parent, env=environ)
+        except (DeadKernelError, AssertionError):  # the latter is nbclient's, at times, after it
+            run.error = "The kernel died: is there enough memory? Run the notebook alone."
+        except (CellExecutionError, CellTimeoutError) as error:
             run.error = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
         run.seconds = time.perf_counter() - start
     notebook.metadata = nbformat.from_dict(METADATA)
@@ -234,17 +243,43 @@ def _train_all(kept: Path, *, second: bool) -> dict:
 
 
 def _execute_all(names: list[str], folder: Path, *, in_place: bool) -> Run | None:
-    """Execute the notebooks and keep them in a folder; end with one that failed and return it."""
-    for number, name in enumerate(names, start=1):
-        path, place = NOTEBOOKS / f"{name}.ipynb", f"[{number}/{len(names)}] {name}"
-        notebook, run = execute(path, place)
-        for kept in (folder, NOTEBOOKS) if in_place and not run.error else (folder,):
+    """Execute the notebooks and keep them in a folder; return one that failed, if any did.
+
+    Those that measure no time come first and share the cores; the others follow one by one.
+    """
+    shared = [name for name in names if not name.startswith(ALONE)]
+    cores = os.cpu_count() or 1
+    workers = max(1, min(cores, len(shared)))
+
+    def run(name: str, threads: int = 0) -> Run:
+        path, place = NOTEBOOKS / f"{name}.ipynb", f"[{names.index(name) + 1}/{len(names)}] {name}"
+        notebook, made = execute(path, place, threads)
+        for kept in (folder, NOTEBOOKS) if in_place and not made.error else (folder,):
             files.write_text(kept / path.name, nbformat.writes(notebook) + "\n")
-        if run.error:
-            print(f"{place}: FAILED after {run.seconds:.0f} s\n\n{run.error}\n")
-            return run
-        _note_seconds(Path(os.environ["COURSE_RESULTS"]), name, run.seconds)
-        print(f"{place}: {run.seconds:.0f} s", flush=True)
+        seconds = f"{made.seconds:.0f} s"
+        tqdm.write(
+            f"{place}: FAILED after {seconds}\n\n{made.error}\n"
+            if made.error
+            else f"{place}: {seconds}"
+        )
+        return made
+
+    side_by_side = ThreadPoolExecutor(workers).map(run, shared, itertools.repeat(cores // workers))
+    one_by_one = (run(name) for name in names if name not in shared)
+    try:
+        for runs in (side_by_side, one_by_one):
+            failed = None
+            for made in runs:
+                if made.error:
+                    failed = made
+                    if runs is one_by_one:
+                        break
+                else:
+                    _note_seconds(Path(os.environ["COURSE_RESULTS"]), made.name, made.seconds)
+            if failed:
+                return failed
+    except KeyboardInterrupt:
+        os._exit(130)  # now, and not when the threads end; the kernels end with this process
     return None
 
 
@@ -271,7 +306,7 @@ def _names() -> list[str]:
 def _note_seconds(folder: Path, name: str, seconds: float) -> None:
     """Keep what each notebook took in ``run.json``, which notebook 09 shows."""
     noted = results.read(folder, "run") if (folder / "run.json").exists() else {}
-    results.save(folder / "run.json", noted | {name: seconds})
+    results.save(folder / "run.json", dict(sorted((noted | {name: seconds}).items())))
 
 
 def _train(current: settings.Settings, dataset: data.Dataset) -> nn.Module:
