@@ -180,6 +180,14 @@ def test_the_start_page_answers_from_the_results(course, records, tmp_path):
     text = start(course.results_dir, tmp_path)
     assert "changes the accuracy of ResNet-18 by -0.50 points" in text
     assert "44.80 MB" in text and (tmp_path / "headline.png").exists()
+    summary = results.read(course.results_dir, "summary")
+    small = {"name": "x", "float_bytes": 44_800_000, "bytes": 432_000, "times": 103.7}
+    summary["smallest"] = small | {"difference": 0.0, "mcnemar_p": 1.0}
+    columns = ("situation", "choice", "ms", "fastest_float", "ratio")
+    summary["shipped"] = dict(zip(columns, (["a"], ["b"], [1.0], ["c"], [4.5]), strict=True))
+    summary["shipped_mb"] = [44.7, 4.4]
+    said = report.answer(summary)
+    assert "is 4.50 times as fast as any float32" in said and "has 0.43 MB" in said
     assert "](03_fusion_and_calibration.ipynb)" in text
 
 
