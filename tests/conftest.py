@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from utils import comparison, data, quantization, settings
+from utils.lab import playground
 from utils.models import ResNet18
 
 torch.set_num_threads(1)  # threads that wait for a shared core make small models 50 times slower
@@ -46,6 +47,17 @@ def float_model(images):
 def int8_model(float_model, images):
     """The same network in int8; no test may change it."""
     return quantization.quantize(float_model, images)
+
+
+@pytest.fixture
+def browser():
+    """Headless Chromium; tests that need it are skipped where it or its driver is missing."""
+    try:
+        found = playground.chromium()
+    except (ImportError, FileNotFoundError) as error:
+        pytest.skip(str(error))
+    yield found
+    found.quit()
 
 
 @pytest.fixture

@@ -215,16 +215,6 @@ def test_the_page_weighs_under_seven_megabytes_and_loads_nothing(model):
     assert "http://" not in page and "https://" not in page and "/*" + "MODEL*/" not in page
 
 
-@pytest.fixture
-def browser():
-    try:
-        found = playground.chromium()
-    except (ImportError, FileNotFoundError) as error:
-        pytest.skip(str(error))
-    yield found
-    found.quit()
-
-
 def test_chromium_draws_a_digit_and_agrees_with_the_integer_network(
     browser, model, network, digits, tmp_path
 ):

@@ -51,14 +51,24 @@ def test_gradients_of_a_learned_step_by_hand():
     assert module.step.grad.item() == pytest.approx((-0.4 + 1 - 2 + 0.4) / 8**0.5)
 
 
+@pytest.mark.parametrize("bits", ["ternary", 2])
+def test_a_step_below_zero_counts_as_positive(bits):
+    weight = torch.tensor([[0.2, 0.9, -1.8, -0.7]])
+    positive, negative = (rounded(weight, bits, step=[step]) for step in (0.5, -0.5))
+    assert torch.equal(positive(weight), negative(weight))
+    assert torch.equal(positive.codes(weight), negative.codes(weight))
+
+
 @pytest.mark.parametrize("bits", ["ternary", 4])
 def test_what_is_trained_is_what_is_stored(small, images, bits):
     student = qat.prepare(small, bits).eval()
+    student.layer1[0].conv1[0].parametrizations.weight[0].step.data[3] *= -1
     with torch.no_grad():
         trained = student(images)
     done, made = qat.finish(student)
     for name, layer in lowbit.layers(done).items():
         assert torch.equal(lowbit.core(layer).weight, made[name].weight)
+        assert (made[name].scale >= 0).all()
         assert not parametrize.is_parametrized(lowbit.core(layer))
     ends = ("conv1", "fc")
     assert [made[name].bits for name in ends] == [8, 8]

@@ -101,7 +101,8 @@ def answer(summary: dict) -> str:
         f"{fastest}."
     )
     for one in summary.get("shipped", {}).get("ratio", [])[:1]:
-        text += f" Over all runtimes, the fastest int8 is {one:.2f} times as fast as any float32."
+        text += " Over all runtimes, the fastest int8 is "
+        text += f"{one:.2f} times as fast as the fastest float32."
     if small := summary.get("smallest"):
         text += f" The smallest file that keeps the accuracy has {small['bytes'] / 1e6:.2f} MB."
     return text
@@ -168,7 +169,7 @@ def site(folder: Path, kept: Path, facts: dict, output: Path, failed: Run | None
 
 
 def make(output: Path, *, in_place: bool, only: list[str] | None = None) -> int:
-    """Execute the notebooks in order, write the report to a folder and return the exit code.
+    """Execute the notebooks, write the report to a folder and return the exit code.
 
     It is 1 if a notebook failed, or if nothing could be started. What was made before stays; every
     file is complete at any moment, so a run that was killed is simply repeated. With ``in_place``

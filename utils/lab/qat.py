@@ -47,13 +47,14 @@ class RoundedWeight(nn.Module):
         weight = weight.detach()
         if self.bits == TERNARY:
             return weight.sign() * (weight.abs() > self.zeros * weight.abs().mean())
-        return (weight / self.step.detach()).round().clamp(*limits(self.bits))
+        return (weight / self.step.detach().abs()).round().clamp(*limits(self.bits))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return S q, whose gradient reaches both the weight and the step."""
         q = self.codes(weight)
         slow = (q[0].numel() * max(1, q.abs().max().item())) ** -0.5  # Esser et al., section 2.2
-        step = self.step.detach() + slow * (self.step - self.step.detach())
+        size = self.step.abs()  # a step that training moves across zero stays one
+        step = size.detach() + slow * (size - size.detach())
         if self.bits == TERNARY:
             return step * q + (weight - weight.detach())
         part = (weight / step).clamp(*limits(self.bits))
@@ -88,7 +89,7 @@ def finish(student: nn.Module) -> tuple[nn.Module, dict[str, Quantized]]:
             rounded, weight = conv.parametrizations.weight[0], conv.parametrizations.weight.original
             width = 2 if rounded.bits == TERNARY else rounded.bits
             codes = rounded.codes(weight).to(torch.int8)
-            made[name] = Quantized(codes, rounded.step.detach().flatten(), width)
+            made[name] = Quantized(codes, rounded.step.detach().abs().flatten(), width)
             parametrize.remove_parametrizations(conv, "weight")
         else:
             made |= quantize(student, {name: 8})
