@@ -89,7 +89,9 @@ def _shipped(record: dict) -> dict:
 
 
 def _smallest(record: dict) -> dict:
-    return {"smallest": record["smallest"]} if "smallest" in record else {}
+    small = record.get("smallest")
+    kept = small and (small["mcnemar_p"] >= 0.05 or small["difference"] >= 0)
+    return {"smallest": small} if kept else {}
 
 
 def check_weights(environments: Mapping[str, dict]) -> None:
