@@ -248,6 +248,7 @@ def test_a_download_that_breaks_off_falls_back(course, archives, monkeypatch, ca
 def test_addresses_that_never_answer_or_resolve_are_given_up(archives, monkeypatch):
     def hang(*_, **__):
         time.sleep(60)
+        raise OSError("no such host")
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/"
