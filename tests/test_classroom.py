@@ -1,12 +1,14 @@
+import base64
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from utils.lab import classroom
 
@@ -57,6 +59,29 @@ def test_slides_end_before_the_exercises_and_load_nothing_from_the_network(lesso
     loaded = re.findall(r"<(?:script|link)[^>]*\s(?:src|href)=[\"']([^\"']*)", html)
     assert loaded and all(address.startswith("reveal.js/") for address in loaded)
     assert not re.findall(r"(?:import|from|url\()\s*[\"']?https?:", html)
+
+
+def test_slides_show_figures_and_fold_their_code(lesson, tmp_path, browser):
+    reveal = pytest.importorskip(classroom.REVEAL)
+    axe = pytest.importorskip("axe_core_python.selenium")
+    dot = base64.b64encode((classroom.report.PROJECT / "results/headline.png").read_bytes())
+    picture = new_output("display_data", {"image/png": dot.decode()}, metadata={})
+    short, long = "x = 1", "\n".join(f"x = {number}" for number in range(20))
+    cells = [new_code_cell(short, outputs=[picture]), new_code_cell(long), new_code_cell(short)]
+    lesson.cells[1:1] = cells
+    (tmp_path / "slides.html").write_text(classroom.slides(lesson))
+    shutil.copytree(Path(reveal.__file__).parent / "_static" / "revealjs", tmp_path / "reveal.js")
+    browser.get((tmp_path / "slides.html").as_uri())
+    folded, drawn, formulas = browser.execute_script(
+        """return [[...document.querySelectorAll(".jp-CodeCell")].map((cell) =>
+        Boolean(cell.querySelector("details:not([open]) .jp-Cell-inputWrapper"))),
+        [...document.images].map((image) => image.naturalWidth),
+        [...document.querySelectorAll("math")].map((math) => math.clientHeight > 0)]"""
+    )
+    assert (folded, min(drawn) > 1, formulas) == ([True, True, False, False], True, [True])
+    found = {violation["id"] for violation in axe.Axe().run(browser)["violations"]}
+    assert found <= {"landmark-complementary-is-top-level"}  # the arrows of reveal.js itself
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 def test_notes_list_solution_and_hints(lesson, tmp_path, monkeypatch):

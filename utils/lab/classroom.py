@@ -25,8 +25,9 @@ from utils.report import NOTEBOOKS
 
 REVEAL = "sphinx_revealjs"  # a package that carries reveal.js, so that slides need no network
 FORMULA = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
-# Slides without what they would fetch, and with the figures' alternative text: reveal.js starts
-# without RequireJS, and a tall slide scrolls.
+# Slides without what they would fetch, and with the figures' alternative text. reveal.js starts
+# without RequireJS. A class looks at results: code that is long or draws a figure is folded, and
+# what is still too tall scrolls.
 SHOW = """{% extends 'reveal/index.html.j2' %}
 {% block html_head_js %}{% endblock %}{% block html_head_js_mathjax %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}{% block jupyter_widgets %}{% endblock %}
@@ -34,7 +35,19 @@ SHOW = """{% extends 'reveal/index.html.j2' %}
 alt="{{ (output | get_metadata('alt', 'image/png') or '') | e }}">{% endblock %}
 {% block footer_js %}
 <style>.reveal .slides section section { max-height: 700px; overflow-y: auto; }
-.reveal h1, .reveal h2, .reveal h3 { text-transform: none; }</style>
+.reveal h1, .reveal h2, .reveal h3 { text-transform: none; }
+.reveal .jp-OutputArea img { max-height: 480px; width: auto; }
+.reveal .jp-OutputArea pre { max-height: 320px; overflow: auto; }
+.reveal summary { font-size: 60%; cursor: pointer; } .reveal .jp-InputPrompt { display: none; }
+:root { --jp-cell-editor-background: #fff; --jp-mirror-editor-number-color: #070; }</style>
+<script>for (const cell of document.querySelectorAll(".jp-CodeCell")) {
+  const code = cell.querySelector(".jp-Cell-inputWrapper");
+  if (!cell.querySelector("img") && code.textContent.trim().split("\\n").length <= 12) continue;
+  const fold = document.createElement("details");
+  fold.innerHTML = "<summary>code</summary>";
+  code.replaceWith(fold);
+  fold.append(code);
+}</script>
 <script src="reveal.js/dist/reveal.js"></script>
 <script>Reveal.initialize({ hash: true, slideNumber: true, width: 1280 });</script>{% endblock %}"""
 
