@@ -1,5 +1,7 @@
 """Each method on a case that was worked out by hand, and packed files that were tampered with."""
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from torch.testing import assert_close
 from utils import quantization as ptq
 from utils import specialization
 from utils.lab import integer, lowbit
-from utils.models import tq
+from utils.models import QuantizableBasicBlock, tq
 
 
 def linear(*rows, bias=0.0):
@@ -229,6 +231,93 @@ def test_bias_correction_restores_the_means_of_all_layers_in_order():
     assert_close(corrected[0].bias.data, torch.tensor([0.8]))  # 0.4 times the mean input 2
     assert_close(corrected[1].bias.data, torch.tensor([1.0]))  # its input is right already
     assert coarse[0].bias.item() == 0
+
+
+def center(layer):
+    """Return the central tap of a kernel with one input and one output."""
+    weight = lowbit.core(layer).weight.data
+    return weight[0, 0, weight.shape[2] // 2, weight.shape[3] // 2]
+
+
+@pytest.mark.parametrize(
+    ("stem", "bias", "alone", "together"),
+    [(1.0, 0, [0, 0], [0, 1]), (0.6, 0, [0, 0], [0, 0]), (1.0, -100, [0, 0], [0, 0])],
+)
+def test_a_block_rounds_the_sum_of_its_branches(stem, bias, alone, together):
+    """The branches give 0.3 and 0.45; codes 0 and 0 miss the sum by 0.75, codes 0 and 1 by 0.25.
+
+    Where the layer before turns 0.6 into 1, the sum of the codes has to meet 0.6 * 0.75: 0 is
+    nearer than 1. Where the last ReLU hides the sum, each branch goes to its nearest code.
+    """
+    block, x = QuantizableBasicBlock(1, 1, stride=2).eval(), torch.ones(64, 1, 1, 1)
+    block.fuse()
+    model, branches = nn.Sequential(nn.Conv2d(1, 1, 1), block), ["1.conv2", "1.downsample.0"]
+    inner = lowbit.layers(model)
+    for (name, layer), value in zip(inner.items(), (stem, 1, 0.3, 0.45), strict=True):
+        lowbit.core(layer).weight.data.zero_()
+        lowbit.core(layer).bias.data[:] = bias if name == "1.conv2" else 0
+        center(layer).fill_(value)
+    made = {name: start(lowbit.core(layer), 1.0) for name, layer in inner.items()}
+    layered = lowbit.repair(model, x, made, lowbit.adaround, steps=100)
+    blocked = lowbit.repair_blocks(model, x, made, steps=100)
+    for found, codes in ((layered, alone), (blocked, together)):
+        coarse = lowbit.with_weights(model, found)
+        assert center(coarse[0]) == center(coarse[1].conv1) == 1
+        assert [center(coarse.get_submodule(name)).item() for name in branches] == codes
+
+
+def test_a_specialized_network_is_rounded_block_by_block(fused, images):
+    small, _ = specialization.specialize(fused, tuple(images.shape[1:]))
+    made = lowbit.quantize(small, 2)
+    del made["fc"], made["layer1.0.conv1"]
+    found = lowbit.repair_blocks(small, images[:8], made, steps=2)
+    assert found.keys() == made.keys()
+    for name, layer in found.items():
+        exact = lowbit.weight_of(small, name) / lowbit._steps(layer.scale, layer.codes)
+        assert ((exact.clamp(-2, 1) - layer.codes).abs() <= 1).all(), name
+        assert (layer.codes != made[name].codes).any(), name
+
+
+def test_the_mean_behind_a_relu_is_that_of_a_large_sample():
+    norm = nn.BatchNorm2d(6)
+    norm.weight.data = torch.tensor([1.0, -1.0, 0.5, -2.0, 0.0, 0.0])
+    norm.bias.data = torch.tensor([0.0, 0.0, -1.0, 3.0, 2.0, -2.0])
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randn(200_000, 6, generator=generator) * norm.weight.data + norm.bias.data
+    found = lowbit.mean_behind_relu(norm)
+    assert_close(found, sample.relu().mean(0), atol=0.02, rtol=0)
+    assert_close(found[:2], torch.full((2,), (2 * torch.pi) ** -0.5))  # E|z| / 2
+    assert found[4:].tolist() == [2, 0]
+
+
+def test_analytic_bias_correction_restores_the_mean_of_a_convolution():
+    """Its input is drawn as batch norm leaves it; at the border, taps meet padding."""
+    torch.manual_seed(0)
+    block = QuantizableBasicBlock(2, 2).eval()
+    gamma, beta = torch.tensor([1.5, -0.5]), torch.tensor([0.3, 1.0])
+    block.bn1.weight.data, block.bn1.bias.data = gamma, beta
+    unfused, model = nn.Sequential(copy.deepcopy(block)), nn.Sequential(block)
+    block.fuse()
+    coarse = lowbit.with_weights(model, lowbit.quantize(model, 2))
+    corrected = lowbit.correct_bias_analytically(model, coarse, unfused, (2, 3, 3))
+    x = (torch.randn(50_000, 3, 3, 2) * gamma + beta).relu().permute(0, 3, 1, 2)
+    networks = (model, coarse, corrected)
+    exact, before, after = (m[0].conv2(x).mean((0, 2, 3)).detach() for m in networks)
+    assert (before - exact).abs().min() > 0.02
+    assert_close(after, exact, atol=0.004, rtol=0)
+
+
+def test_analytic_bias_correction_counts_the_taps_that_exist(float_model, fused, images):
+    """Whole or specialized, with the same codes: idle taps meet only padding and add nothing."""
+    shape = tuple(images.shape[1:])
+    coarse = lowbit.with_weights(fused, lowbit.quantize(fused, 2))
+    pairs = [(fused, coarse), [specialization.specialize(m, shape)[0] for m in (fused, coarse)]]
+    one, two = (lowbit.correct_bias_analytically(*p, float_model, shape) for p in pairs)
+    for number, name in enumerate(lowbit.layers(two)):
+        plain, bias = (lowbit.core(m.get_submodule(name)).bias for m in (pairs[1][1], two))
+        assert torch.equal(bias, plain) != ("conv2" in name), name
+        whole = list(lowbit.layers(one).values())[number]
+        assert_close(bias, lowbit.core(whole).bias, atol=1e-5, rtol=1e-5)
 
 
 def test_sensitivity_is_the_squared_move_of_the_logits():

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from utils import files
 from utils import quantization as ptq
-from utils.models import hooked, layers_of, tq
+from utils.models import BasicBlock, hooked, layers_of, tq
 
 RANGES = ("min-max", "least squared error", "percentile")
 MAGIC, VERSION, HEADER = b"LOWBIT", 1, struct.Struct("<6sBxI")  # the last: CRC-32
@@ -198,15 +198,16 @@ def equalize(model: nn.Module) -> nn.Module:
     return even
 
 
-def inputs_of(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Return what every layer receives when the model sees the images."""
-    found = {}
-    with torch.no_grad(), hooked(layers(model), before=lambda n, _, x: found.update({n: x[0]})):
+def inputs_of(
+    model: nn.Module, images: Tensor, modules: Mapping[str, nn.Module] | None = None
+) -> dict[str, Tensor]:
+    """Return what every layer, or every one of the modules, receives when the model sees images."""
+    found, met = {}, layers(model) if modules is None else modules
+    with torch.no_grad(), hooked(met, before=lambda n, _, x: found.update({n: x[0]})):
         model(images)
     return found
 
 
-@torch.enable_grad()
 def adaround(
     layer: nn.Module, x: Tensor, target: Tensor, start: Quantized, steps: int = 100, rate=0.05
 ) -> Tensor:
@@ -217,24 +218,46 @@ def adaround(
     ``|f(W x) - f(W-hat x-hat)|^2``, and the regularizer with beta from 20 to 2. ``x`` is x-hat,
     ``target`` is f(W x). Adam; 64 inputs per step, drawn with a fixed seed.
     """
-    weight, (low, high) = core(layer).weight.detach(), limits(start.bits)
-    key = "0.weight" if isinstance(layer, ConvReLU2d) else "weight"
-    step = _steps(start.scale, weight)
-    down = (weight / step).floor()
-    v = torch.logit((weight / step - down + 0.1) / 1.2).requires_grad_()
-    optimizer, generator = torch.optim.Adam([v], rate), torch.Generator().manual_seed(0)
+    return _learn_rounding(layer, x, target, {"": start}, steps, rate)[""]
+
+
+@torch.enable_grad()
+def _learn_rounding(
+    module: nn.Module,
+    x: Tensor,
+    target: Tensor,
+    start: Mapping[str, Quantized],
+    steps: int,
+    rate: float,
+) -> dict[str, Tensor]:
+    """Learn the rounding of these layers of a module together, so that its output is the target."""
+    place = {id(parameter): name for name, parameter in module.named_parameters()}
+    inner, grid = layers(module), {}
+    for name, made in start.items():
+        weight = core(inner[name]).weight
+        step = _steps(made.scale, weight)
+        down = (weight.detach() / step).floor()
+        v = torch.logit((weight.detach() / step - down + 0.1) / 1.2).requires_grad_()
+        grid[name] = place[id(weight)], step, down, v, limits(made.bits)
+    optimizer = torch.optim.Adam([v for _, _, _, v, _ in grid.values()], rate)
+    generator = torch.Generator().manual_seed(0)
     for number in range(steps):
         chosen = torch.randint(len(x), (min(64, len(x)),), generator=generator)
-        h = rectified_sigmoid(v)
-        rounded = step * (down + h).clamp(low, high)
-        wrong = functional_call(layer, {key: rounded}, (x[chosen],)) - target[chosen]
-        loss = wrong.square().sum(1).mean()
-        if number >= steps // 5:  # the first fifth is without the regularizer
-            loss = loss + 0.01 * rounding_penalty(h, 20 - 18 * (number / steps - 0.2) / 0.8)
+        rounded, penalty, beta = {}, 0, 20 - 18 * (number / steps - 0.2) / 0.8
+        for key, step, down, v, (low, high) in grid.values():
+            h = rectified_sigmoid(v)
+            rounded[key] = step * (down + h).clamp(low, high)
+            if number >= steps // 5:  # the first fifth is without the regularizer
+                penalty = penalty + 0.01 * rounding_penalty(h, beta)
+        wrong = functional_call(module, rounded, (x[chosen],)) - target[chosen]
+        loss = wrong.square().sum(1).mean() + penalty
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return (down + (v.detach() >= 0)).clamp(low, high).to(torch.int8)
+    return {
+        name: (down + (v.detach() >= 0)).clamp(low, high).to(torch.int8)
+        for name, (_, _, down, v, (low, high)) in grid.items()
+    }
 
 
 def rectified_sigmoid(v: Tensor) -> Tensor:
@@ -283,16 +306,50 @@ def repair(
     target is the float layer's output in the float network (Nagel et al. 2020, eq. 25).
     ``options`` go to the method. Layers that ``start`` does not name stay float32.
     """
-    exact, done, coarse = inputs_of(model, images), {}, copy.deepcopy(model)
-    originals = layers(model)
 
-    def round_now(name: str, layer: nn.Module, inputs: tuple) -> None:
-        target = originals[name](exact.pop(name))
-        codes = method(originals[name], inputs[0], target, start[name], **options)
-        done[name] = replace(start[name], codes=codes)
-        core(layer).weight.data = done[name].weight
+    def learn(layer: nn.Module, x: Tensor, target: Tensor, made: dict) -> dict[str, Tensor]:
+        return {"": method(layer, x, target, made[""], **options)}
 
-    chosen = {name: layer for name, layer in layers(coarse).items() if name in start}
+    return _repair(model, images, start, layers(model), learn)
+
+
+def repair_blocks(
+    model: nn.Module, images: Tensor, start: Mapping[str, Quantized], steps: int = 100, rate=0.05
+) -> dict[str, Quantized]:
+    """Round block by block: all layers of a residual block learn together to meet its output.
+
+    Li et al.: BRECQ (ICLR 2021). Rounding and regularizer are those of :func:`adaround`, the input
+    is what the repaired network hands on, and the target is the block's output behind its last ReLU
+    in the float network. The paper weighs the squared error by the Fisher information of that
+    output; this function leaves the weights out. Layers outside the blocks are rounded one by one.
+    """
+    blocks = layers_of(model, BasicBlock)
+    inside = {f"{block}.{name}" for block, module in blocks.items() for name in layers(module)}
+    single = {name: layer for name, layer in layers(model).items() if name not in inside}
+    learn = partial(_learn_rounding, steps=steps, rate=rate)
+    return _repair(model, images, start, blocks | single, learn)
+
+
+def _repair(
+    model: nn.Module,
+    images: Tensor,
+    start: Mapping[str, Quantized],
+    units: Mapping[str, nn.Module],
+    learn: Callable,
+) -> dict[str, Quantized]:
+    exact, done, coarse = inputs_of(model, images, units), {}, copy.deepcopy(model)
+
+    def round_now(unit: str, module: nn.Module, inputs: tuple) -> None:
+        inner = layers(module)
+        full = {part: f"{unit}.{part}".removesuffix(".") for part in inner}
+        made = {part: start[name] for part, name in full.items() if name in start}
+        if made:
+            target = units[unit](exact.pop(unit))
+            for part, codes in learn(units[unit], inputs[0], target, made).items():
+                done[full[part]] = replace(made[part], codes=codes)
+                core(inner[part]).weight.data = done[full[part]].weight
+
+    chosen = {name: coarse.get_submodule(name) for name in units}
     with torch.no_grad(), hooked(chosen, before=round_now):
         coarse(images)
     return done
@@ -319,6 +376,50 @@ def correct_bias(model: nn.Module, coarse: nn.Module, images: Tensor) -> nn.Modu
         with torch.no_grad(), hooked(watched, look):
             network(images)
     return corrected
+
+
+def correct_bias_analytically(
+    model: nn.Module, coarse: nn.Module, unfused: nn.Module, image_shape: tuple[int, int, int]
+) -> nn.Module:
+    """Return a copy of ``coarse`` with corrected biases, from batch norms instead of images.
+
+    ``b - (W-hat - W) E[x]``, summed over the taps (Nagel et al.: Data-Free Quantization, ICCV 2019,
+    section 4.2 and appendices B and C). E[x] is :func:`mean_behind_relu` of the layer's input, so
+    only a layer that reads a convolution, batch norm and ReLU directly can be corrected: in
+    ResNet-18, the second convolution of each block. (The first one of all blocks reads an addition,
+    or a max-pooling, which changes the mean.) The formula takes the input of the coarse network to
+    have the float network's mean.
+
+    ``unfused`` is the trained network that still has its batch norms; ``model`` is the same one,
+    fused, and perhaps specialized, as ``coarse`` is. The shape (channels, height, width) tells how
+    often each tap meets padding, where it adds nothing.
+    """
+    corrected, blocks = copy.deepcopy(coarse), layers_of(model, BasicBlock)
+    second = {name: block.conv2 for name, block in blocks.items()}
+    met = inputs_of(model, torch.zeros(1, *image_shape), second)
+    for name, exact in second.items():
+        rounded = corrected.get_submodule(name).conv2
+        mean = mean_behind_relu(unfused.get_submodule(name).bn1)
+        mean = mean.view(1, -1, 1, 1).expand_as(met[name])
+        with torch.no_grad():
+            shift = (rounded(mean) - exact(mean)).mean((0, 2, 3))
+        (layer,) = layers(rounded).values()
+        layer.bias.data -= shift
+    return corrected
+
+
+def mean_behind_relu(norm: nn.BatchNorm2d) -> Tensor:
+    """Return the mean of each channel behind a batch norm and a ReLU.
+
+    A channel behind the norm has the mean beta and the standard deviation |gamma|. If it is normal,
+    the ReLU's output has the mean ``|gamma| N(beta / |gamma|) + beta Phi(beta / |gamma|)``, with
+    the density N and the distribution function Phi of the standard normal distribution (Nagel et
+    al. 2019, appendix C).
+    """
+    mean, deviation = norm.bias.detach(), norm.weight.detach().abs()
+    ratio = mean / deviation.clamp(min=torch.finfo(torch.float32).tiny)
+    density = (-ratio.square() / 2).exp() / math.sqrt(2 * math.pi)
+    return deviation * density + mean * torch.special.ndtr(ratio)
 
 
 def sensitivity(
