@@ -3,14 +3,18 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch import nn
+from torch.ao.nn.intrinsic import ConvReLU2d
 
 from utils import quantization as ptq
 from utils.figures import deployment
 from utils.lab import classify, shipping
 from utils.lab.shipping import ROADS, Network
+from utils.models import hooked, layers_of
 
 COMPILED = ("int8_pt2e", "int8_executorch")
 
@@ -58,6 +62,54 @@ def test_pt2e_quantizes_the_exported_graph(network, images):
     weight = network.fused.conv1[0].weight.detach().abs().amax((1, 2, 3)) / 127.5
     for table in (ours, theirs):
         assert table["weights"].iloc[0] == pytest.approx(weight.mean().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["int8_onnxruntime", "int8_openvino"])
+def test_the_scales_in_a_file_are_those_of_their_layers(name, shipments, network, images):
+    if name not in shipments:
+        pytest.skip(ROADS[name].missing())
+    found = shipping.file_scales(shipments[name].path, network.int8, images[:1])
+    largest, width = {}, {}
+
+    def look(layer, module, inputs):
+        weight = getattr(module, "0", module).weight  # a fused layer begins with its convolution
+        largest[layer] = weight.abs().flatten(1).amax(1).mean().item()
+        width[layer] = inputs[0].max().item() - min(inputs[0].min().item(), 0)
+
+    with hooked(layers_of(network.fused, nn.Conv2d, ConvReLU2d, nn.Linear), before=look):
+        network.fused(network.images)
+    # The largest weight of each channel has the largest code, or lies half a step below it.
+    short = found["largest_code"] - pd.Series(largest) / found["weights"]
+    assert len(found) == 21 and ((short.abs() < 0.01) | ((short - 0.5).abs() < 0.01)).all()
+    steps = pd.Series(width) / found["activations"]
+    if name == "int8_onnxruntime":  # which takes the whole range, as PyTorch saw it
+        assert np.allclose(steps, 255, rtol=1e-3)
+    else:
+        assert found["symmetric"].all() and steps.iloc[1:].between(200, 500).all()
+
+
+def test_scales_of_another_network_are_refused(shipments, int8_model, images):
+    name = "int8_onnxruntime"
+    if name not in shipments:
+        pytest.skip(ROADS[name].missing())
+    with pytest.raises(ValueError, match=r"no weights of \(512, 256, 3, 3\).*layer4.0.conv1"):
+        shipping.file_scales(shipments[name].path, int8_model, images[:1])
+
+
+def test_executorch_keeps_the_answers_and_is_quiet(network, images, digits, tmp_path, capfd):
+    """Needs requirements-phone.txt, and about a minute."""
+    runtime = pytest.importorskip("executorch.extension.pybindings._C")
+    ship = ROADS["int8_executorch"].prepare(network, tmp_path / "phone")
+    model = ship.load()
+    assert runtime._threadpool_get_thread_count() == 1
+    with torch.inference_mode():
+        want = network.fused(images[:8])
+        found = torch.cat([model(image) for image in images[:8].split(1)])
+    assert 0 < ((found - want).norm() / want.norm()).item() < 0.3
+    assert ship.bytes < 4_500_000 and capfd.readouterr().err == ""
+    Image.fromarray(digits.test_images[0, 0].numpy()).save(tmp_path / "digit.png")
+    code, said = shipping.run_shipped(ship.pack(tmp_path / "a", digits), tmp_path / "digit.png")
+    assert code == 0 and said.splitlines()[-1] == "imported: torch executorch"
 
 
 @pytest.mark.parametrize("name", ["int8_onnxruntime", "int8_openvino", "int8_traced"])
@@ -143,8 +195,6 @@ def test_a_missing_package_is_named(monkeypatch):
 
 
 def test_the_front_keeps_what_nothing_beats():
-    import pandas as pd
-
     table = pd.DataFrame(
         {"label": list("abcd"), "dtype": ["float32", "int8", "int8", "int8"], "specialized": True}
         | {"file_mb": [40.0, 10, 4, 4], "ms": [5.0, 1, 2, 3]}

@@ -28,10 +28,11 @@ def load(path: Path, batch: int = 1, threads: int = 1):
     import torch
 
     if path.suffix == ".pte":
-        from executorch.runtime import Runtime
+        from executorch.extension.pybindings import _C as runtime  # without the exporter
 
-        method = Runtime.get().load_program(path).load_method("forward")
-        return lambda x: method.execute([torch.from_numpy(x)])[0].numpy()
+        runtime._unsafe_reset_threadpool(threads)
+        program = runtime._load_for_executorch(str(path))
+        return lambda x: program.forward([torch.from_numpy(x)])[0].numpy()
     compiled = path.suffix == ".pt2"
     model = torch._inductor.aoti_load_package(str(path)) if compiled else torch.jit.load(path)
     return lambda x: model(torch.from_numpy(x)).numpy()

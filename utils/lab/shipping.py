@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -38,14 +38,18 @@ INT8_SUMS = {"avx512_vnni", "avx_vnni", "amx_int8", "arm_dotprod"}  # without: 7
 
 @contextlib.contextmanager
 def _quiet():
-    """Keep what exporters print, log and warn of out of a notebook."""
-    before = logging.root.manager.disable
+    """Keep what exporters and runtimes print, log and warn of out of a notebook."""
+    before, stderr = logging.root.manager.disable, os.dup(2)
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), 2)  # where C++ writes to
             yield
     finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
         logging.disable(before)
 
 
@@ -76,9 +80,8 @@ class Road:
     def missing(self) -> str:
         """Say which packages are not installed and how to get them; empty if all are there."""
         absent = [name for name in self.packages if importlib.util.find_spec(name) is None]
-        file = "phone" if "executorch" in absent else "runtimes"
-        wanted = f"pip install -r requirements-{file}.txt"
-        return f"not installed: {', '.join(absent)} ({wanted})" if absent else ""
+        file = f"requirements-{'phone' if 'executorch' in absent else 'runtimes'}.txt"
+        return f"not installed: {', '.join(absent)} (pip install -r {file})" if absent else ""
 
     def prepare(self, network: Network, stem: Path) -> "Shipment":
         """Write the file, ``stem`` with this road's suffix; its folder is made if missing."""
@@ -134,12 +137,12 @@ class Shipment:
 def run_shipped(folder: Path, *pictures: Path) -> tuple[int, str]:
     """Run a shipped ``classify.py`` in a fresh process; return its exit code and what it printed.
 
-    A last line names which of utils, torch, onnxruntime and openvino were imported.
+    A last line names which of utils and the runtimes were imported.
     """
     code = (
         "import runpy, sys\nsys.argv = sys.argv[1:]\ntry:\n"
         "    runpy.run_path(sys.argv[0], run_name='__main__')\nfinally:\n"
-        "    names = 'utils', 'torch', 'onnxruntime', 'openvino'\n"
+        "    names = 'utils', 'torch', 'executorch', 'onnxruntime', 'openvino'\n"
         "    print('imported:', *[name for name in names if name in sys.modules], flush=True)"
     )
     return _python(code, folder / "classify.py", *pictures)
@@ -240,6 +243,57 @@ def graph_scales(graph: nn.Module) -> DataFrame:
     calls = [node.args[:2] for node in graph.graph.nodes if str(node.target) in kinds]
     rows = [(x.args[1], getattr(graph, w.args[1].target).mean().item()) for x, w in calls]
     return DataFrame(rows, columns=["activations", "weights"])
+
+
+def file_scales(path: Path, int8: nn.Module, images: Tensor) -> DataFrame:
+    """Return what :func:`scales` does of an eager model, of a file for ONNX Runtime or OpenVINO.
+
+    Files keep parallel layers in another order, so a layer is found by the shape of its weights,
+    and among equal shapes by its place. Two further columns are ``largest_code``, of a layer's
+    weights in absolute value, and ``symmetric``: whether zero is in the middle or at the lower end
+    of the input's range. Raises ValueError if a layer of ``int8`` or of the file has no partner.
+    """
+    left, rows = {}, {}
+    for layer in (_onnx_layers if path.suffix == ".onnx" else _openvino_layers)(path):
+        left.setdefault(layer[-1].shape, []).append(layer)
+    for name in scales(int8, images).index:
+        shape = tuple(int8.get_submodule(name).weight().shape)
+        if not left.get(shape):
+            raise ValueError(f"{path.name} has no weights of {shape}, the shape of {name}")
+        x, symmetric, scale, codes = left[shape].pop(0)
+        rows[name] = (x, scale.mean(), int(abs(codes.astype(int)).max()), symmetric)
+    if extra := [shape for shape, layers in left.items() if layers]:
+        raise ValueError(f"{path.name} has weights of {extra[0]} that no layer needs")
+    columns = ["activations", "weights", "largest_code", "symmetric"]
+    return DataFrame(list(rows.values()), list(rows), columns)
+
+
+def _onnx_layers(path: Path) -> Iterator[tuple[float, bool, ndarray, ndarray]]:
+    import onnx
+
+    graph = onnx.load(path).graph
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    made_by = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            x, weight = (made_by[name] for name in node.input[:2])  # both DequantizeLinear
+            even = stored[x.input[2]].item() in (0, 128)
+            yield stored[x.input[1]].item(), even, *(stored[weight.input[k]] for k in (1, 0))
+
+
+def _openvino_layers(path: Path) -> Iterator[tuple[float, bool, ndarray, ndarray]]:
+    import openvino
+
+    for op in openvino.Core().read_model(path).get_ordered_ops():
+        if op.get_type_name() in ("Convolution", "MatMul"):
+            x, weight = (op.input_value(k).get_node() for k in (0, 1))
+            while x.get_type_name() != "FakeQuantize":  # pooling changes no scale
+                x = x.input_value(0).get_node()
+            low, high = (x.input_value(k).get_node().data.item() for k in (1, 2))
+            even = low == 0 or abs(low + high) < 0.02 * high
+            codes = weight.input_value(0).get_node().input_value(0).get_node()  # converted
+            scale = weight.input_value(1).get_node().data
+            yield (high - low) / (x.get_attributes()["levels"] - 1), even, scale, codes.data
 
 
 def _compile(network: Network, path: Path) -> None:
