@@ -88,7 +88,8 @@ def shifts(table: DataFrame, differences: DataFrame) -> tuple[Figure, str]:
         last = rows.iloc[-1]
         said.append(f"{kind}: float32 {last['float32']:.1f} %, int8 {last['int8']:.1f} %")
     lowest = differences.iloc[differences["mean"].argmin()]
-    fig.supxlabel("strength", fontsize=10)
+    for ax in axes[-1]:
+        ax.set_xlabel("strength")
     legend_below(fig, 2)
     return fig, (
         f"Accuracy over the strengths of {len(kinds)} shifts, float32 and int8; beside, their "

@@ -30,7 +30,7 @@ def padding_border(right: ndarray, wrong: ndarray) -> tuple[Figure, str]:
     """
     gap = wrong.astype(int) - right
     most, top = max(1, int(np.abs(gap).max())), int(max(right.max(), wrong.max()))
-    fig, axes = figure(1, 3, height=3.5)
+    fig, axes = figure(1, 3, height=4)
     titles = ("padded with\nthe zero point", "padded with\nthe code 0", "\ndifference")
     for ax, values, title in zip(axes, (right, wrong, gap), titles, strict=True):
         signed = values is gap
