@@ -96,7 +96,6 @@ def test_a_chart_draws_and_its_alt_text_names_the_data(draw, said):
     assert said in alt
     assert len(np.unique(pixels(fig).reshape(-1, 4), axis=0)) > 2
     assert not pyplot.get_fignums()  # no global state
-    assert fig.get_figwidth() <= style.WIDTH
     for ax in fig.axes:
         if ax.axison and ax.get_label() != "<colorbar>":
             assert ax.get_xlabel()
@@ -155,12 +154,13 @@ def test_no_line_has_the_color_of_a_dtype_and_an_observer_looks_the_same_everywh
     assert colors == {name: charts.OBSERVERS[name]["color"] for name in ("percentile", "min-max")}
 
 
-def test_panels_stand_in_two_columns_and_whole_numbers_have_whole_ticks():
+def test_panels_stand_in_two_columns_no_figure_is_wide_and_whole_numbers_have_whole_ticks():
     rounds = pd.DataFrame({"of": "a", "round": range(21), "mean": 1.0})
     one, three = (
         figures.lines(dict.fromkeys(names, rounds), "of", "round", "Rounds", "round", base=None)[0]
         for names in ("a", "abc")
     )
+    assert figures.figure(width=9)[0].get_figwidth() == one.get_figwidth() == style.WIDTH
     assert [ax.axison for ax in three.axes] == [True, True, True, False]
     assert three.axes[0].get_subplotspec().get_gridspec().get_geometry() == (2, 2)
     assert all(tick == round(tick) for tick in one.axes[0].get_xticks())
