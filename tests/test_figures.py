@@ -146,6 +146,26 @@ def test_lines_and_variants_can_be_told_apart_without_color():
         assert len(set(looks)) == len(looks)
 
 
+def test_no_line_has_the_color_of_a_dtype_and_an_observer_looks_the_same_everywhere():
+    assert not {figures.FLOAT, figures.INT8} & {look["color"] for look in charts.LINES}
+    table = RANGES.replace({"choice": {"a": "percentile", "b": "min-max"}})
+    fig, _ = figures.lines({"points": table}, "choice", "images", "Lines", "images")
+    colors = {bars.get_label(): bars.lines[0].get_color() for bars in fig.axes[0].containers}
+    assert colors == {name: charts.OBSERVERS[name]["color"] for name in ("percentile", "min-max")}
+
+
+def test_panels_stand_in_two_columns_no_figure_is_wide_and_whole_numbers_have_whole_ticks():
+    rounds = pd.DataFrame({"of": "a", "round": range(21), "mean": 1.0})
+    one, three = (
+        figures.lines(dict.fromkeys(names, rounds), "of", "round", "Rounds", "round", base=None)[0]
+        for names in ("a", "abc")
+    )
+    assert figures.figure(width=9)[0].get_figwidth() == one.get_figwidth() == style.WIDTH
+    assert [ax.axison for ax in three.axes] == [True, True, True, False]
+    assert three.axes[0].get_subplotspec().get_gridspec().get_geometry() == (2, 2)
+    assert all(tick == round(tick) for tick in one.axes[0].get_xticks())
+
+
 def test_an_unknown_variant_looks_like_its_dtype():
     assert style.look("int8_new") == {**figures.STYLE[figures.INT8], "linestyle": "-"}
 
@@ -153,7 +173,7 @@ def test_an_unknown_variant_looks_like_its_dtype():
 def test_show_publishes_the_picture_with_its_alt_text(monkeypatch):
     published = []
     monkeypatch.setattr(style, "publish_display_data", lambda *a: published.append(a))
-    figures.show(figures.figure(size=(2, 1))[0], "an empty frame")
+    figures.show(figures.figure(width=2, height=1)[0], "an empty frame")
     ((data, metadata),) = published
     assert Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).size == (200, 100)
     assert metadata["image/png"]["alt"] == data["text/plain"] == "an empty frame"

@@ -31,7 +31,7 @@ def test_without_a_fault_nothing_is_hatched():
     assert "Hatched" not in alt
 
 
-def test_shifts_draw_both_models_and_each_difference_in_its_column():
+def test_shifts_draw_both_models_and_each_difference_in_its_row():
     grid = list(itertools.product(("rotated", "noisy"), (1, 5)))
     level = pd.DataFrame(grid, columns=["kind", "strength"])
     level["float32"], level["int8"] = [99.0, 40.0, 98.0, 20.0], [98.9, 41.0, 98.0, 19.0]
@@ -40,11 +40,11 @@ def test_shifts_draw_both_models_and_each_difference_in_its_column():
     fig, alt = accuracy_figures.shifts(level, pd.DataFrame(rows, columns=columns))
     assert "rotated: float32 40.0 %, int8 41.0 %; noisy: float32 20.0 %, int8 19.0 %" in alt
     assert "lowest difference is -0.8 points: rotated, strength 1, 8 bits" in alt
-    top, bottom = fig.axes[1], fig.axes[3]
-    assert top.get_title(loc="left") == "noisy"
-    np.testing.assert_array_equal(top.lines[0].get_ydata(), [98, 20])
-    assert [line.get_color() for line in top.lines] == [figures.FLOAT, figures.INT8]
-    (seven, *_), (eight, *_) = (drawn.lines for drawn in bottom.containers)
+    both, gap = fig.axes[2:]
+    assert both.get_title(loc="left") == "noisy"
+    np.testing.assert_array_equal(both.lines[0].get_ydata(), [98, 20])
+    assert [line.get_color() for line in both.lines] == [figures.FLOAT, figures.INT8]
+    (seven, *_), (eight, *_) = (drawn.lines for drawn in gap.containers)
     np.testing.assert_allclose(seven.get_ydata().astype(float), [-0.7] * 2)
     np.testing.assert_allclose(eight.get_ydata().astype(float), [-0.8] * 2)
     assert (seven.get_xdata() < eight.get_xdata()).all(), "an interval hides another"

@@ -19,13 +19,18 @@ def drawn(fig) -> None:
     fig.savefig(io.BytesIO(), format="png")
 
 
-@pytest.mark.parametrize(("int8", "word"), [(1.0, "faster"), (4.0, "slower"), (2.0, "the same")])
-def test_every_step_of_the_waterfall_has_its_bar_int8_too(int8, word):
+@pytest.mark.parametrize(
+    ("int8", "words"),
+    [(1.0, "2 times faster"), (3.31, "1.66 times slower"), (2.0, "equally fast")],
+)
+def test_every_step_of_the_waterfall_has_its_bar_int8_too(int8, words):
     fig, alt = benchmark.waterfall(steps(int8))
     drawn(fig)
     ends = [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in fig.axes[0].patches]
     assert ends == [(0, 8), (2, 8), (min(2, int8), max(2, int8)), (0, int8)]
-    assert f"int8 {figures.style.short(int8)} ms (×{figures.style.short(2 / int8)} {word})" in alt
+    assert f"packed 2 ms (4 times faster); int8 {int8:.3g} ms ({words})" in alt
+    shown = [text.get_text().replace("\n", " ") for text in fig.axes[0].texts]
+    assert f"{int8:.3g} ms {words}" in shown
     colors = [bar.get_facecolor()[:3] for bar in fig.axes[0].patches]
     assert colors[0] == to_rgb(figures.FLOAT)
     assert colors[2] == colors[3] == to_rgb(figures.INT8)

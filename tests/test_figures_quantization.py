@@ -23,6 +23,8 @@ def test_the_pipeline_turns_from_float32_to_int8_at_convert():
     assert list(colors) == names
     assert colors == {n: to_rgb(figures.FLOAT if n in names[:4] else figures.INT8) for n in names}
     assert "convert: ranges become S and Z" in alt
+    arrows = [text.arrow_patch for text in fig.axes[0].texts if hasattr(text, "arrow_patch")]
+    assert [arrow.get_facecolor()[:3] for arrow in arrows] == [(0, 0, 0)] * 5
 
 
 def test_the_flow_shows_the_numbers_of_one_value():

@@ -2,21 +2,9 @@
 
 from utils.figures.charts import bars, dots, gallery, heat_map, histograms, lines
 from utils.figures.explore import explore
-from utils.figures.style import (
-    ACCENT,
-    FLOAT,
-    GREY,
-    INT8,
-    STYLE,
-    figure,
-    image,
-    label,
-    legend_below,
-    show,
-)
+from utils.figures.style import FLOAT, GREY, INT8, STYLE, figure, show
 
 __all__ = [
-    "ACCENT",
     "FLOAT",
     "GREY",
     "INT8",
@@ -28,9 +16,6 @@ __all__ = [
     "gallery",
     "heat_map",
     "histograms",
-    "image",
-    "label",
-    "legend_below",
     "lines",
     "show",
 ]

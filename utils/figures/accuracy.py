@@ -34,14 +34,14 @@ def by_layer(
     Figure, str
         The figure and its alt text.
     """
-    fig, ax = figure(size=(9, 4))
+    fig, ax = figure(height=4)
     x = range(len(table))
     for look, (column, name) in zip(LINES, columns.items(), strict=False):
         ax.plot(x, table[column], label=name, markersize=5, **look)
     for place in (n for n, name in enumerate(table["layer"]) if name in marked):
         around = place - 0.4, place + 0.4
         ax.axvspan(*around, facecolor="none", edgecolor="#555555", hatch="///", linewidth=0)
-    ax.set_xticks(list(x), table["layer"], rotation=60, ha="right", fontsize=8)
+    ax.set_xticks(list(x), table["layer"], rotation=90, fontsize=9)
     ax.grid(axis="y", alpha=0.3)
     label(ax, title, "layer", y)
     legend_below(fig, min(3, len(columns)))
@@ -54,7 +54,7 @@ def by_layer(
 
 
 def shifts(table: DataFrame, differences: DataFrame) -> tuple[Figure, str]:
-    """Draw accuracy under shift, one column per kind, above the difference of the two models.
+    """Draw accuracy under shift, one row per kind, beside the difference of the two models.
 
     Parameters
     ----------
@@ -69,30 +69,30 @@ def shifts(table: DataFrame, differences: DataFrame) -> tuple[Figure, str]:
         The figure and its alt text.
     """
     kinds = table["kind"].unique()
-    size = (2.7 * len(kinds), 5)
-    fig, axes = figure(2, len(kinds), size=size, sharex=True, sharey="row", squeeze=False)
+    shared = {"sharex": True, "sharey": "col", "squeeze": False}
+    fig, axes = figure(len(kinds), 2, height=1.8 * len(kinds) + 0.9, **shared)
     said = []
-    for (top, bottom), kind in zip(axes.T, kinds, strict=True):
+    for (both, gap), kind in zip(axes, kinds, strict=True):
         rows, apart = table[table["kind"] == kind], differences[differences["kind"] == kind]
-        top.plot(rows["strength"], rows["float32"], label="float32", **STYLE[FLOAT])
-        top.plot(rows["strength"], rows["int8"], label="int8", linestyle="--", **STYLE[INT8])
+        both.plot(rows["strength"], rows["float32"], label="float32", **STYLE[FLOAT])
+        both.plot(rows["strength"], rows["int8"], label="int8", linestyle="--", **STYLE[INT8])
         for number, (bits, line) in enumerate(apart.groupby("bits")):
             spread = [line["mean"] - line["low"], line["high"] - line["mean"]]
             where = {"label": f"int8 - float32, {bits} bits", "capsize": 3, "markersize": 5}
             places = line["strength"] + 0.12 * number - 0.06  # so that no interval hides another
-            bottom.errorbar(places, line["mean"], spread, **where, **LINES[number])
-        bottom.axhline(0, color=FLOAT, linewidth=1.5)
-        bottom.set_xticks(rows["strength"])
-        label(top, kind)
-        label(bottom, "", "strength")
+            gap.errorbar(places, line["mean"], spread, **where, **LINES[number])
+        gap.axhline(0, color=FLOAT, linewidth=1.5)
+        gap.set_xticks(rows["strength"])
+        label(both, kind, y="accuracy (%)")
+        label(gap, "", y="difference (points)")
         last = rows.iloc[-1]
         said.append(f"{kind}: float32 {last['float32']:.1f} %, int8 {last['int8']:.1f} %")
     lowest = differences.iloc[differences["mean"].argmin()]
-    axes[0][0].set_ylabel("accuracy (%)")
-    axes[1][0].set_ylabel("difference (points)")
-    legend_below(fig, 4)
+    for ax in axes[-1]:
+        ax.set_xlabel("strength")
+    legend_below(fig, 2)
     return fig, (
-        f"Accuracy over the strengths of {len(kinds)} shifts, float32 and int8; below, their "
+        f"Accuracy over the strengths of {len(kinds)} shifts, float32 and int8; beside, their "
         f"difference with its 95 % interval. At the highest: {'; '.join(said)}. The lowest "
         f"difference is {lowest['mean']:.1f} points: {lowest['kind']}, strength "
         f"{lowest['strength']}, {lowest['bits']} bits."

@@ -6,7 +6,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from numpy import cumsum, ma, ndarray, ndenumerate, searchsorted
 from pandas import DataFrame
 
-from utils.figures.style import ACCENT, DPI, FLOAT, GREY, INT8, figure, label, legend_below
+from utils.figures.style import ACCENT, DPI, FLOAT, GREY, INT8, WIDTH, figure, label, legend_below
 
 _BLOCKS = {  # title, and the middle of each box
     "float": (
@@ -40,7 +40,7 @@ def residual_block(kind: str = "float") -> tuple[Figure, str]:
     """
     name, middles = _BLOCKS[kind]
     color, corners = (INT8, "square,pad=0") if kind == "int8" else (FLOAT, "round,pad=0")
-    fig, ax = figure(size=(9, 2.3))
+    fig, ax = figure(height=2.3)
     ax.set(xlim=(-2, 100), ylim=(-11, 6))
     ax.set_axis_off()
     label(ax, name)
@@ -87,7 +87,7 @@ def receptive_field(gradient: ndarray, box: tuple[int, int]) -> tuple[Figure, st
     Figure, str
         The figure and its alt text.
     """
-    fig, (left, right) = figure(1, 2, size=(10, 4), width_ratios=(1, 1.2))
+    fig, (left, right) = figure(1, 2, height=3.2, width_ratios=(1, 1.1))
     first, last = box
     width = last - first + 1
     fig.get_layout_engine().set(wspace=0.06)  # the labels in the middle belong to two panels
@@ -95,7 +95,7 @@ def receptive_field(gradient: ndarray, box: tuple[int, int]) -> tuple[Figure, st
     drawn = left.imshow(ma.masked_equal(gradient, 0), norm=norm, cmap="Greys")
     corner = (first - 0.5, first - 0.5)
     left.add_patch(Rectangle(corner, width, width, fill=False, edgecolor=ACCENT, linewidth=2))
-    label(left, f"Reached: {width} pixels, as computed", "column (pixel)", "row (pixel)")
+    label(left, f"Reached: {width} pixels", "column (pixel)", "row (pixel)")
     fig.colorbar(drawn, ax=left, label="|gradient| (logarithmic)", shrink=0.85)
     strength = 100 * gradient.sum(0) / gradient.sum()
     low, high = searchsorted(cumsum(strength), (5, 95))
@@ -104,7 +104,7 @@ def receptive_field(gradient: ndarray, box: tuple[int, int]) -> tuple[Figure, st
     for edge in box:
         right.axvline(edge, color=ACCENT, linewidth=2)
     right.set_ylim(bottom=0)
-    title = f"Linear scale: 90 % in {high - low + 1} columns (shaded)"
+    title = f"Shaded: 90 %, {high - low + 1} columns"
     label(right, title, "column (pixel)", "share of the gradient (%)")
     return fig, (
         f"Left: the gradient of one output fills a square of {width} pixels, on a logarithmic "
@@ -128,8 +128,8 @@ def padding_taps(counts: dict[str, ndarray], stages: DataFrame) -> tuple[Figure,
     Figure, str
         The figure and its alt text.
     """
-    fig = Figure(figsize=(10, 3.6), dpi=DPI, layout="constrained")
-    grid = fig.add_gridspec(2, 4, width_ratios=(1, 1, 0.2, 3.2))
+    fig = Figure(figsize=(WIDTH, 3.6), dpi=DPI, layout="constrained")
+    grid = fig.add_gridspec(2, 4, width_ratios=(1, 1, 0.1, 2.3))
     data = {"facecolor": ACCENT, "edgecolor": GREY}
     padding = {"facecolor": "white", "edgecolor": GREY, "hatch": "xxxx"}
     for place, (name, count) in enumerate(counts.items()):

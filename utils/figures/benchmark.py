@@ -37,8 +37,8 @@ def latencies(summary: DataFrame, threads: int = 1) -> tuple[Figure, str]:
     """Draw medians and 90th percentiles of :func:`utils.timing.summarize`, one panel per batch."""
     here = summary[summary["threads"] == threads]
     variants, panels = list(here["variant"].unique()), list(here.groupby("batch"))
-    size = (10, 0.3 * len(variants) + 1.2)
-    fig, axes = figure(1, len(panels), size=size, sharey=True, squeeze=False)
+    height = 0.42 * len(variants) + 1.2
+    fig, axes = figure(1, len(panels), height=height, sharey=True, squeeze=False)
     said = []
     for ax, (batch, rows) in zip(axes[0], panels, strict=True):
         ends = to_numeric(rows["p90_ms"]).fillna(rows["median_ms"])
@@ -46,17 +46,21 @@ def latencies(summary: DataFrame, threads: int = 1) -> tuple[Figure, str]:
             place, look = variants.index(row.variant), style.look(row.variant)
             ax.plot([row.median_ms, end], [place] * 2, "-|", color=look["color"], linewidth=2)
             ax.plot(row.median_ms, place, markersize=7, markeredgecolor="black", **look)
-            style.beside(ax, end, place, f"  {short(row.median_ms)}", fontsize=8)
+            style.beside(ax, end, place, f"  {short(row.median_ms)}", fontsize=9)
             said.append(f"{style.name_of(row.variant)}, batch {batch}: {short(row.median_ms)} ms")
-        low, high = 0.8 * rows["median_ms"].min(), 2.2 * ends.max()
+        low = 0.8 * rows["median_ms"].min()
+        high = ends.max() * (ends.max() / low) ** 0.5  # with room for the number
         ax.set(xscale="log", xlim=(low, high))
         plain_log(ax.xaxis, low, high)
         ax.grid(axis="x", alpha=0.3)
-        label(ax, f"Batch {batch}, {style.threads_text(threads)}", "latency of a call (ms, log)")
-    axes[0, 0].set_yticks(range(len(variants)), [style.name_of(name) for name in variants])
+        label(ax, f"Batch {batch}", "latency (ms, log)")
+    names = [textwrap.fill(style.name_of(name), 24) for name in variants]
+    axes[0, 0].set_yticks(range(len(variants)), names)
+    title = f"Latency of a call, {style.threads_text(threads)}"
+    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
     axes[0, 0].set_ylim(len(variants) - 0.4, -0.6)
     ends = "A marker is the median, its line ends at the 90th percentile"
-    return fig, f"Latency of a call, {style.threads_text(threads)}. {ends}. {'; '.join(said)}."
+    return fig, f"{title}. {ends}. {'; '.join(said)}."
 
 
 def waterfall(steps: DataFrame) -> tuple[Figure, str]:
@@ -74,7 +78,7 @@ def waterfall(steps: DataFrame) -> tuple[Figure, str]:
         The figure and its alt text.
     """
     names, ms = list(steps["step"]), list(steps["ms"])
-    fig, ax = figure(size=(min(10, 1.35 * len(ms) + 2.5), 4.2))
+    fig, ax = figure(height=4.8)
     used, said = set(), [f"{names[0]} {short(ms[0])} ms"]
 
     def bar(place: int, kind: str, ends: tuple[float, float], text: str, **changed) -> None:
@@ -86,24 +90,30 @@ def waterfall(steps: DataFrame) -> tuple[Figure, str]:
 
     bar(0, "float32 at the start", (0, ms[0]), f"{short(ms[0])} ms")
     for place, (before, after) in enumerate(pairwise(ms), start=1):
-        turn = "faster" if after < before else "slower" if after > before else "the same"
-        kind = "a slower step" if after > before else "a faster step"
-        is_int8 = place == len(ms) - 1
-        hatch = {"hatch": "xxx" if after > before else "///"} if is_int8 else {}
-        text = f"{short(after)} ms\n×{short(before / after)} {turn}"
-        bar(place, "int8" if is_int8 else kind, (before, after), text, **hatch)
+        turn, slower = _times(before, after), after > before
+        text = f"{short(after)} ms\n" + turn.replace("times ", "times\n")
+        hatch = {"hatch": "xxx" if slower else "///"} if place == len(ms) - 1 else {}
+        kind = "int8" if hatch else "a slower step" if slower else "a faster step"
+        bar(place, kind, (before, after), text, **hatch)
         ax.plot([place - 0.69, place + 0.31], [before] * 2, color="black", linewidth=0.9)
-        said.append(f"{names[place]} {short(after)} ms (×{short(before / after)} {turn})")
+        said.append(f"{names[place]} {short(after)} ms ({turn})")
     bar(len(ms), "int8", (0, ms[-1]), f"{short(ms[-1])} ms")
     ax.plot([len(ms) - 0.69, len(ms) + 0.31], [ms[-1]] * 2, color="black", linewidth=0.9)
     titles = [names[0], *(f"step: {name}" for name in names[1:]), "at the end"]
-    ax.set_xticks(range(len(titles)), [textwrap.fill(name, 13) for name in titles])
-    ax.set_ylim(0, 1.2 * max(ms))
-    total = f"×{short(ms[0] / ms[-1])} in all"
+    ax.set_xticks(range(len(titles)), [textwrap.fill(name, 10) for name in titles])
+    ax.set_ylim(0, 1.25 * max(ms))
+    total = f"{_times(ms[0], ms[-1])} in all"
     label(ax, f"From {short(ms[0])} to {short(ms[-1])} ms: {total}", "", "latency (ms)")
     legend_below(fig, 4)
     drawn = "A faster step is a falling bar, a slower one a rising, cross-hatched bar"
     return fig, f"Waterfall of the latency: {'; '.join(said)}. {total}. {drawn}."
+
+
+def _times(before: float, after: float) -> str:
+    """Say how many times faster or slower a call became, in three digits."""
+    ratio = short(max(before, after) / min(before, after))
+    word = "slower" if after > before else "faster"
+    return "equally fast" if ratio == "1" else f"{ratio} times {word}"
 
 
 def roofline(
@@ -127,12 +137,13 @@ def roofline(
         The figure and its alt text.
     """
     batches, ridges = points["batch"].unique(), [peak / read for peak, read in roofs.values()]
-    fig, axes = figure(1, len(batches), size=(10, 4.6), sharex=True, sharey=True, squeeze=False)
+    shared = {"sharex": True, "sharey": True, "squeeze": False}
+    fig, axes = figure(len(batches), 1, height=3.5 * len(batches) + 0.8, **shared)
     left = 0.6 * min(points["intensity"].min(), *ridges)
     right = 1.6 * max(points["intensity"].max(), *ridges)
     highest = 1.6 * max(points["rate"].max(), *(peak for peak, _ in roofs.values()))
     along, said = geomspace(left, right, 400), []
-    for ax, batch in zip(axes[0], batches, strict=True):
+    for ax, batch in zip(axes.flat, batches, strict=True):
         for dtype, (peak, read) in roofs.items():
             color = {"float32": FLOAT, "int8": INT8}[dtype]
             look = {"color": color, "linestyle": "-" if dtype == "float32" else "--"}
@@ -146,7 +157,7 @@ def roofline(
             for row in here[named].itertuples():
                 halo = [withStroke(linewidth=2, foreground="white")]
                 where = {"xytext": (0, 0), "textcoords": "offset points", "path_effects": halo}
-                ax.annotate(row.layer, (row.intensity, row.rate), fontsize=8, **where)
+                ax.annotate(row.layer, (row.intensity, row.rate), fontsize=9, **where)
                 said.append(f"batch {batch}, {dtype}, {row.layer}: {short(row.rate)} GOP/s")
         ax.set(xscale="log", yscale="log", xlim=(left, right))
         ax.set_ylim(0.6 * points["rate"].min(), highest)
@@ -156,7 +167,7 @@ def roofline(
     plain_log(axes[0, 0].yaxis, 0.6 * points["rate"].min(), highest)
     legend_below(fig, 2)
     fig.draw_without_rendering()
-    for ax in axes[0]:
+    for ax in axes.flat:
         _beside_points(ax.texts)
     ends = "; ".join(
         f"Roof of {d}: {short(p)} GOP/s, {short(r)} GB/s" for d, (p, r) in roofs.items()
@@ -183,7 +194,7 @@ def setting(summary: DataFrame, batch: int, threads: int) -> tuple[Figure, str]:
     here = summary.query("batch == @batch and threads == @threads").sort_values("median_ms")
     fig, alt = latencies(here, threads)
     lowest = f"lowest median: {style.name_of(here['variant'].iloc[0])}"
-    fig.axes[0].set_title(f"{fig.axes[0].get_title('left')}; {lowest}", loc="left", fontsize=11)
+    label(fig.axes[0], f"Batch {batch}; {lowest}", fig.axes[0].get_xlabel())
     return fig, f"{alt} The {lowest}."
 
 
@@ -196,7 +207,7 @@ def ratio_map(table: DataFrame, title: str) -> tuple[Figure, str]:
     values, y, x = ma.masked_invalid(table.to_numpy(float)), table.index.name, table.columns.name
     most = max(1.25, values.max(), 1 / values.min())
     norm = LogNorm(1 / most, most)  # its middle, which is white, is 1
-    fig, ax = figure(size=(min(10, 1.1 * table.shape[1] + 3.5), 0.4 * max(3, len(table)) + 1.3))
+    fig, ax = figure(width=1.1 * table.shape[1] + 3.5, height=0.4 * max(3, len(table)) + 1.3)
     drawn = ax.imshow(values, cmap=FLOAT_TO_INT8, norm=norm, aspect="auto")
     for (row, column), value in ndenumerate(table.to_numpy(float)):
         dark = sum(to_rgb(FLOAT_TO_INT8(norm(value)))) < 1.5

@@ -6,28 +6,19 @@ from numpy import isfinite, ndarray, ndenumerate
 from pandas import DataFrame, Series
 from torch import Tensor
 
-from utils.figures.style import (
-    ACCENT,
-    FLOAT,
-    GREY,
-    INT8,
-    STYLE,
-    figure,
-    image,
-    label,
-    legend_below,
-    short,
-)
+from utils.figures import style
+from utils.figures.style import ACCENT, FLOAT, GREY, INT8, figure, label, legend_below, short
 
 # Any two of these can be told apart in greyscale: by marker, dashes and lightness.
 LINES = (
-    {"color": INT8, "marker": "s", "linestyle": "-"},
-    {"color": "black", "marker": "v", "linestyle": "-."},
+    {"color": "black", "marker": "v", "linestyle": "-"},
     {"color": ACCENT, "marker": "D", "linestyle": ":"},
     {"color": GREY, "marker": "^", "linestyle": "--"},
-    {"color": "#009E73", "marker": "P", "linestyle": (0, (5, 1))},
-    {"color": "#D55E00", "marker": "X", "linestyle": (0, (1, 1))},
+    {"color": "#009E73", "marker": "P", "linestyle": "-."},
+    {"color": "#CC79A7", "marker": "X", "linestyle": (0, (1, 1))},
 )
+# One look for each observer, wherever several are compared.
+OBSERVERS = dict(zip(("min-max", "moving average", "histogram", "percentile"), LINES, strict=False))
 BARS = (
     {"facecolor": GREY, "edgecolor": "black"},
     {"facecolor": "white", "edgecolor": "black", "hatch": "////"},
@@ -45,12 +36,13 @@ def gallery(
 ) -> tuple[Figure, str]:
     """Draw small images, uint8 of shape (N, 1, 28, 28), in rows, each below its title."""
     rows = max(1, -(-len(images) // columns))
-    size = (1.1 * columns, (1.35 if any(titles) else 1.1) * rows + 0.35)
-    fig, axes = figure(rows, columns, size=size, squeeze=False)
+    side = min(1.1, style.WIDTH / columns)
+    height = (side + 0.25 * any(titles)) * rows + 0.35
+    fig, axes = figure(rows, columns, side * columns, height, squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, pixels, title in zip(axes.flat, images, titles, strict=False):
-        image(ax, pixels, title)
+        style.image(ax, pixels, title)
     fig.suptitle(heading, x=0.01, ha="left", fontsize=11)
     return fig, alt
 
@@ -84,7 +76,7 @@ def bars(
     table = table.to_frame(table.name or x) if isinstance(table, Series) else table
     rows, several = [str(name) for name in table.index], table.shape[1] > 1
     height = 0.8 / table.shape[1]
-    fig, ax = figure(size=(8, (0.2 * table.shape[1] + 0.2) * len(table) + 1.1 + 0.3 * several))
+    fig, ax = figure(height=(0.2 * table.shape[1] + 0.2) * len(table) + 1.1 + 0.3 * several)
     for number, (name, values) in enumerate(table.items()):
         places = [row - 0.4 + height * (number + 0.5) for row in range(len(table))]
         look = DTYPES.get(name, BARS[number % len(BARS)])
@@ -97,7 +89,7 @@ def bars(
     ax.invert_yaxis()
     if log:
         ax.set_xscale("log")
-    ax.margins(x=0.12)
+    ax.margins(x=0.12 if table.min().min() >= 0 else 0.2)  # with room for the numbers
     label(ax, title, x)
     if several:
         legend_below(fig, table.shape[1])
@@ -131,13 +123,13 @@ def dots(
         The figure and its alt text.
     """
     names = next(iter(tables.values()))[by].astype(str).tolist()
-    size = (4.6 * len(tables) + 1.5, 0.34 * len(names) + 1.5)
-    fig, axes = figure(1, len(tables), size=size, squeeze=False, sharey=True)
+    width, height = 4.6 * len(tables) + 1.5, 0.34 * len(names) + 1.5
+    fig, axes = figure(1, len(tables), width, height, squeeze=False, sharey=True)
     said = []
     for ax, (x_label, table) in zip(axes[0], tables.items(), strict=True):
         spread = [table["mean"] - table["low"], table["high"] - table["mean"]]
         where = {"xerr": spread, "linestyle": "", "capsize": 4}
-        ax.errorbar(table["mean"], range(len(table)), **where, **STYLE[INT8])
+        ax.errorbar(table["mean"], range(len(table)), **where, **style.STYLE[INT8])
         if reference is not None:
             ax.axvline(reference, color="black", linestyle="--", linewidth=1)
         ax.grid(alpha=0.3)
@@ -145,7 +137,7 @@ def dots(
         values = ", ".join(f"{n} {v:.3g}" for n, v in zip(names, table["mean"], strict=True))
         said.append(f"{x_label}: {values}")
     axes[0][0].set_yticks(range(len(names)), names)
-    axes[0][0].invert_yaxis()
+    axes[0][0].set_ylim(len(names) - 0.5, -0.5)
     fig.suptitle(title, x=0.01, ha="left", fontsize=11)
     return fig, f"{title}. Means with 95 % intervals. {'; '.join(said)}."
 
@@ -180,18 +172,22 @@ def lines(
     Figure, str
         The figure and its alt text.
     """
-    fig, axes = figure(1, len(tables), size=(max(7, 5 * len(tables)), 3.8), squeeze=False)
+    rows = -(-len(tables) // 2)
+    fig, axes = figure(rows, min(2, len(tables)), height=3.2 * rows + 0.6, squeeze=False)
+    for ax in axes.flat[len(tables) :]:
+        ax.set_axis_off()
     said = []
-    for ax, (y_label, table) in zip(axes[0], tables.items(), strict=True):
+    for ax, (y_label, table) in zip(axes.flat, tables.items(), strict=False):
         middle = (table[by].nunique() - 1) / 2
         for number, (name, rows) in enumerate(table.groupby(by, sort=False)):
-            look = {"markersize": 5} | (looks or {}).get(name, LINES[number % len(LINES)])
+            look = {"capsize": 3, "markersize": 5}
+            look |= (looks or OBSERVERS).get(name, LINES[number % len(LINES)])
             places, spread = rows[x], None
             if "low" in rows:
                 spread = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
                 if base:  # side by side, so that no interval hides another
                     places = rows[x] * base ** (0.12 * (number - middle))
-            ax.errorbar(places, rows["mean"], yerr=spread, capsize=3, label=str(name), **look)
+            ax.errorbar(places, rows["mean"], yerr=spread, label=str(name), **look)
             first, last = rows.iloc[0], rows.iloc[-1]
             ends = (f"{row['mean']:.3g} at {row[x]:,}" for row in (first, last))
             said.append(f"{y_label}, {name}: {', '.join(ends)}")
@@ -199,8 +195,10 @@ def lines(
         if base:
             ax.set_xscale("log", base=base)
         if len(ticks) <= 12:
-            ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks], fontsize=8)
+            ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks], fontsize=9)
             ax.minorticks_off()
+        elif not base and table[x].dtype.kind == "i":
+            ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(axis="y", alpha=0.3)
         label(ax, "", x_label, y_label)
     fig.suptitle(title, x=0.01, ha="left", fontsize=11)
@@ -240,14 +238,14 @@ def heat_map(
         norm, colors = TwoSlopeNorm(neutral, neutral - reach, neutral + reach), "PuOr"
     longest = max(len(str(name)) for name in table.index)
     width = max(5.5, 2.6 + 0.08 * longest + 0.85 * table.shape[1])  # with labels and color bar
-    fig, ax = figure(size=(width, 1.4 + 0.42 * len(table)))
+    fig, ax = figure(width=width, height=1.4 + 0.42 * len(table))
     drawn = ax.imshow(values, cmap=colors, norm=norm, aspect="auto")
     for (row, column), value in ndenumerate(values):
         red, green, blue, _ = drawn.cmap(drawn.norm(value))
         dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
         text = short(value) if isfinite(value) else "–"
         ax.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
-    ax.set_xticks(range(table.shape[1]), [str(name) for name in table.columns])
+    ax.set_xticks(range(table.shape[1]), [str(name) for name in table.columns], fontsize=9)
     ax.set_yticks(range(len(table)), [str(name) for name in table.index])
     ax.spines[:].set_visible(False)
     label(ax, title, x, y)
@@ -287,20 +285,20 @@ def histograms(
     Figure, str
         The figure and its alt text.
     """
-    fig, ax = figure(size=(8, 3.4))
+    fig, ax = figure(height=3.4)
     own = {"float32": FLOAT, "int8": INT8}
     for number, (name, found) in enumerate(values.items()):
-        look = LINES[(number + 1) % len(LINES)]
+        look = LINES[number % len(LINES)]
         color = own.get(name, look["color"])
-        style = look["linestyle"] if len(values) > 1 else "-"  # the marks are dashed
-        ax.hist(
-            found, bins, histtype="step", color=color, linestyle=style, linewidth=1.8, label=name
-        )
+        line = {"color": color, "linestyle": look["linestyle"], "linewidth": 1.8}
+        ax.hist(found, bins, histtype="step", label=name, **line)
     for number, (name, place) in enumerate((marks or {}).items()):
-        style = ("--", ":", "-.")[number % 3]
-        ax.axvline(place, color="black", linestyle=style, linewidth=1.2, label=name)
+        dashes = ("--", ":", "-.")[number % 3]
+        ax.axvline(place, color="black", linestyle=dashes, linewidth=1.2, label=name)
     if log:
         ax.set_yscale("log")
+    else:
+        ax.yaxis.get_major_locator().set_params(integer=True)
     label(ax, title, x, "count" + (" (log)" if log else ""))
     if len(values) + len(marks or {}) > 1:
         legend_below(fig, min(4, len(values) + len(marks or {})))

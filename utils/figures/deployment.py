@@ -23,7 +23,7 @@ def pareto(table: pd.DataFrame, title: str) -> tuple[Figure, str]:
         label, dtype (``float32`` or ``int8``), specialized (bool), file_mb, ms.
     title : str
     """
-    fig, ax = figure(size=(6.5, 5.5))  # on a phone, the labels of a wider one are too small
+    fig, ax = figure(width=6.5, height=5.5)
     best = front(table)
     edge = table[table["label"].isin(best)].sort_values("file_mb")
     ax.plot(edge["file_mb"], edge["ms"], color="black", linestyle=":", linewidth=1)

@@ -30,13 +30,14 @@ def padding_border(right: ndarray, wrong: ndarray) -> tuple[Figure, str]:
     """
     gap = wrong.astype(int) - right
     most, top = max(1, int(np.abs(gap).max())), int(max(right.max(), wrong.max()))
-    fig, axes = figure(1, 3, size=(9.5, 3.3))
-    titles = ("padded with the zero point", "padded with the code 0", "difference")
+    fig, axes = figure(1, 3, height=4)
+    titles = ("padded with\nthe zero point", "padded with\nthe code 0", "\ndifference")
     for ax, values, title in zip(axes, (right, wrong, gap), titles, strict=True):
         signed = values is gap
         limits = {"vmin": -most, "vmax": most} if signed else {"vmin": 0, "vmax": top}
         drawn = ax.imshow(values, cmap="PuOr" if signed else "gray", **limits)
-        fig.colorbar(drawn, ax=ax, shrink=0.75, label="codes" if signed else "code")
+        ax.yaxis.get_major_locator().set_params(integer=True)
+        fig.colorbar(drawn, ax=ax, location="bottom", label="codes" if signed else "code")
         label(ax, title, "column (pixels)", "row (pixels)" if ax is axes[0] else "")
     fig.suptitle("What padding does to one feature map", x=0.01, ha="left", fontsize=11)
     inside = int((gap[2:-2, 2:-2] != 0).sum())
@@ -61,7 +62,7 @@ def integer_path(out: Mapping[str, Quantized], classes: tuple[str, ...]) -> tupl
     Figure, str
         The figure and its alt text.
     """
-    fig, axes = figure(2, 4, size=(10.5, 5.8))
+    fig, axes = figure(4, 2, height=9.5)
     said = []
     for ax, name in zip(axes.flat, STATIONS, strict=False):
         maps = out[name].q[0].transpose(2, 0, 1)
@@ -78,7 +79,7 @@ def integer_path(out: Mapping[str, Quantized], classes: tuple[str, ...]) -> tupl
     ax.patches[winner].set(facecolor=ACCENT, hatch="///")
     ax.axhline(out["fc"].zero_point, color="black", linestyle=":", linewidth=1)
     short = max(map(len, classes)) < 3
-    ax.set_xticks(range(len(codes)), classes, fontsize=8, rotation=0 if short else 60)
+    ax.set_xticks(range(len(codes)), classes, fontsize=9, rotation=0 if short else 60)
     label(ax, "", "class (dotted line: the zero point)", "code")
     ax.set_title(f"fc\n{len(codes)} logits", fontsize=9, loc="left")
     fig.suptitle("One image on its way through the int8 network", x=0.01, ha="left", fontsize=11)
@@ -102,19 +103,19 @@ def spread(own: DataFrame, overall: DataFrame) -> tuple[Figure, str]:
     Figure, str
         The figure and its alt text.
     """
-    fig, axes = figure(1, 2, size=(10.5, 4.8), sharey=True)
+    fig, axes = figure(2, 1, height=7.5, sharex=True, sharey=True)
     titles = ("made in the layer, from equal inputs", "in all, with what was handed down")
     for ax, title, shares in zip(axes, titles, (own, overall), strict=True):
-        for change, look in zip(shares, LINES[1:], strict=False):
+        for change, look in zip(shares, LINES, strict=False):
             drawn = look | ({"linestyle": "none"} if shares is own else {})
             some = 100 * shares[change].where(shares[change] > 0)
             ax.plot(range(len(shares)), some, label=change, markersize=5, **drawn)
         ax.set_yscale("log")
-        ax.yaxis.set_major_formatter(lambda value, _: f"{value:.10g}")
-        ax.set_xticks(range(len(shares)), shares.index, rotation=90, fontsize=7)
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:.8f}".rstrip("0").rstrip("."))
+        ax.set_xticks(range(len(shares)), shares.index, rotation=90, fontsize=9)
         ax.grid(axis="y", alpha=0.3)
-        label(ax, title, "layer (no mark: none differ)")
-    axes[0].set_ylabel("activations that differ (%, log)")
+        label(ax, title, y="activations that differ (%, log)")
+    ax.set_xlabel("layer (no mark: none differ)")
     legend_below(fig, 2)
     said = "; ".join(f"{c}: at most {overall[c].max():.2g} of a layer" for c in overall)
     return fig, (

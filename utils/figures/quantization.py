@@ -8,26 +8,27 @@ from numpy import abs, clip, interp, linspace, rint
 from pandas import DataFrame
 
 from utils.comparison import Comparison, accuracy_interval
+from utils.figures.charts import OBSERVERS
 from utils.figures.style import FLOAT, GREY, INT8, STYLE, figure, label, legend_below, name_of
 
 
 def pipeline() -> tuple[Figure, str]:
     """Draw the way from training to an int8 network, with what each step needs or makes."""
     notes = {
-        "1. train": "float32 weights,\nlabels needed",
-        "2. fuse": "conv, batch norm,\nReLU: one layer",
-        "3. observe": "an observer behind\nevery layer",
-        "4. calibrate": "a few hundred images,\nno labels: ranges",
-        "5. convert": "ranges become S and Z,\nweights become int8",
-        "6. run": "8-bit integers from\nlayer to layer",
+        "1. train": "float32 weights, labels needed",
+        "2. fuse": "conv, batch norm, ReLU: one layer",
+        "3. observe": "an observer behind every layer",
+        "4. calibrate": "a few hundred images, no labels: ranges",
+        "5. convert": "ranges become S and Z, weights become int8",
+        "6. run": "8-bit integers from layer to layer",
     }
-    boxes = [(x, 1, name, FLOAT if x < 4 else INT8) for x, name in enumerate(notes)]
-    fig, ax = _flow(boxes, [(x, x + 1) for x in range(5)], (10, 1.5))
-    for x, note in enumerate(notes.values()):
-        ax.text(x, 0.6, note, ha="center", va="top", fontsize=9)
-    ax.set(xlim=(-0.5, 5.5), ylim=(0, 1.3))
-    said = "; ".join(f"{name}: {' '.join(note.split())}" for name, note in notes.items())
-    return fig, f"Six boxes joined by arrows, the first four in float32, the last two int8. {said}."
+    boxes = [(0, -y, name, FLOAT if y < 4 else INT8) for y, name in enumerate(notes)]
+    fig, ax = _flow(boxes, [(y, y + 1) for y in range(5)], (5.5, 3.8))
+    for y, note in enumerate(notes.values()):
+        ax.text(0.7, -y, note, va="center")
+    ax.set(xlim=(-0.5, 3.9), ylim=(-5.5, 0.5))
+    said = "; ".join(f"{name}: {note}" for name, note in notes.items())
+    return fig, f"Six boxes joined by arrows downwards, four in float32, then two in int8. {said}."
 
 
 def conv_flow(values: dict[str, float]) -> tuple[Figure, str]:
@@ -41,16 +42,16 @@ def conv_flow(values: dict[str, float]) -> tuple[Figure, str]:
     """
     v = values
     boxes = [
-        (0, 1.5, f"$q_x - Z_x$\n{v['products']} codes, quint8", INT8),
-        (0, 0.5, f"$q_w$\n{v['products']} codes, qint8", INT8),
-        (1.2, 1, f"multiply, add up\nint32\n{v['total']:,}", INT8),
-        (2.4, 1, f"+ bias / $(S_x S_w)$\n{v['bias']:+,.1f}", "white"),
-        (3.6, 1, f"× $S_x S_w / S_y$\n× {v['multiplier']:.5f}\n= {v['real']:.2f}", "white"),
-        (4.8, 1, f"round, + $Z_y$\n{round(v['real'])} + {v['Z']}", "white"),
-        (5.8, 1, f"clamp\n$q_y$ = {v['code']}\nquint8", INT8),
+        (0, 2, f"$q_x - Z_x$\n{v['products']} codes, quint8", INT8),
+        (0, 1, f"$q_w$\n{v['products']} codes, qint8", INT8),
+        (1.2, 1.5, f"multiply, add up\nint32\n{v['total']:,}", INT8),
+        (2.4, 1.5, f"+ bias / $(S_x S_w)$\n{v['bias']:+,.1f}", "white"),
+        (2.4, 0, f"× $S_x S_w / S_y$\n× {v['multiplier']:.5f}\n= {v['real']:.2f}", "white"),
+        (1.2, 0, f"round, + $Z_y$\n{round(v['real'])} + {v['Z']}", "white"),
+        (0, 0, f"clamp\n$q_y$ = {v['code']}\nquint8", INT8),
     ]
-    fig, ax = _flow(boxes, [(0, 2), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6)], (10, 2.4))
-    ax.set(xlim=(-0.6, 6.3), ylim=(0, 2))
+    fig, ax = _flow(boxes, [(0, 2), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6)], (6.5, 3.4))
+    ax.set(xlim=(-0.5, 2.9), ylim=(-0.4, 2.3))
     return fig, (
         f"Data flow: {v['products']} input codes and {v['products']} weight codes are multiplied "
         f"and added up to the int32 value {v['total']:,}; the bias adds {v['bias']:,.1f}; times "
@@ -61,7 +62,7 @@ def conv_flow(values: dict[str, float]) -> tuple[Figure, str]:
 
 def _flow(boxes: list, arrows: list, size: tuple[float, float]) -> tuple[Figure, Axes]:
     """Draw boxes (x, y, text, color), and arrows between pairs of their numbers."""
-    fig, ax = figure(size=size)
+    fig, ax = figure(width=size[0], height=size[1])
     ax.set_axis_off()
     drawn = []
     for x, y, text, color in boxes:
@@ -70,7 +71,8 @@ def _flow(boxes: list, arrows: list, size: tuple[float, float]) -> tuple[Figure,
         drawn.append(ax.text(x, y, text, ha="center", va="center", color=ink, bbox=frame))
     for start, end in arrows:
         ends = {"patchA": drawn[start].get_bbox_patch(), "patchB": drawn[end].get_bbox_patch()}
-        ax.annotate("", boxes[end][:2], boxes[start][:2], arrowprops={"arrowstyle": "-|>", **ends})
+        look = {"arrowstyle": "-|>", "color": "black", **ends}
+        ax.annotate("", boxes[end][:2], boxes[start][:2], arrowprops=look)
     return fig, ax
 
 
@@ -91,7 +93,7 @@ def staircase(reals, scale: float, zero_point: int, codes: int) -> tuple[Figure,
     def there_and_back(r):
         return scale * (clip(rint(r / scale) + zero_point, 0, codes - 1) - zero_point)
 
-    fig, (steps, error) = figure(1, 2, size=(10, 3.6))
+    fig, (steps, error) = figure(2, 1, height=7)
     steps.plot(line, line, color=FLOAT, linestyle="--", label="r")
     steps.plot(line, there_and_back(line), color=INT8, linewidth=2, label="r-hat")
     to_code, to_real = lambda r: r / scale + zero_point, lambda q: scale * (q - zero_point)
@@ -105,10 +107,10 @@ def staircase(reals, scale: float, zero_point: int, codes: int) -> tuple[Figure,
         ax.plot(reals, marked, "k.", markersize=8, label="marked values")
         ax.axvspan(line[0], ends[0], color=GREY, alpha=0.25, label="beyond the codes")
         ax.axvspan(ends[1], line[-1], color=GREY, alpha=0.25)
-    steps.legend(frameon=False, fontsize=8)
+    steps.legend(frameon=False, fontsize=9)
     return fig, (
         f"A staircase of {codes} steps from {ends[0]:.3g} to {ends[1]:.3g} along the line r-hat = "
-        f"r; zero is exact, on code {zero_point}. Beside it, the error: a saw between plus and "
+        f"r; zero is exact, on code {zero_point}. Below it, the error: a saw between plus and "
         f"minus {scale / 2:.3g} inside the range, growing without bound in the shaded parts beyond."
     )
 
@@ -132,20 +134,21 @@ def clipping(values, errors: DataFrame, ends: dict[str, float], top: float) -> t
     """Draw what ranges that end at ``top`` cut off, and their squared errors.
 
     The table ``errors`` has the columns error (``both``, ``rounding`` or ``clipping``), top and
-    mean; ``ends`` are the upper ends that up to three observers chose for the same values.
+    mean; ``ends`` are the upper ends that some of :data:`utils.figures.charts.OBSERVERS` chose.
     """
     curves = errors.pivot_table("mean", "top", "error")
     times = interp(top, curves.index, curves["both"]) / curves["both"].min()
-    fig, (seen, error) = figure(1, 2, size=(10, 4))
+    fig, (seen, error) = figure(2, 1, height=6.5)
     seen.hist(values, 80, color=FLOAT, log=True)
-    looks = {"both": (INT8, "-"), "rounding": (GREY, "--"), "clipping": (GREY, "-.")}
-    for name, (color, style) in looks.items():
-        error.plot(curves[name], color=color, linestyle=style, linewidth=2, label=f"error, {name}")
+    looks = {"both": "-", "rounding": (0, (8, 2)), "clipping": (0, (1, 1))}
+    for name, dashes in looks.items():
+        error.plot(curves[name], color=INT8, linestyle=dashes, linewidth=2, label=f"error, {name}")
     error.set(yscale="log", ylim=(curves["rounding"].min() / 2, 2 * curves["both"].max()))
     for ax in (seen, error):
-        for (name, end), style in zip(ends.items(), (":", "--", "-."), strict=False):
-            ax.axvline(end, color="black", linestyle=style, linewidth=1.2, label=name)
-        ax.axvline(top, color="black", linewidth=2.5, label="your upper end")
+        ax.axvline(top, color=GREY, linewidth=5, label="your upper end")
+        for name, end in ends.items():
+            look = OBSERVERS[name] | {"marker": ""}
+            ax.axvline(end, linewidth=1.6, label=name, **look)
         ax.axvspan(top, 9 * top, color=GREY, alpha=0.25)
         ax.set_xlim(0 if ax is seen else curves.index.min(), curves.index.max())
     cut = f"{(values > top).mean():.3%} of the values cut off"
@@ -166,9 +169,9 @@ def observer_ranges(observers: dict) -> tuple[Figure, str]:
     observers : dict of str to HistogramObserver
         Layer name to a calibrated observer; up to four.
     """
-    fig, axes = figure(1, len(observers), size=(10, 3.4))
+    fig, axes = figure(-(-len(observers) // 2), 2, height=5.8, squeeze=False)
     said = []
-    for ax, (name, observer) in zip(axes, observers.items(), strict=True):
+    for ax, (name, observer) in zip(axes.flat, observers.items(), strict=True):
         low, high = observer.min_val.item(), observer.max_val.item()
         fine = observer.histogram.double()
         ax.stairs(fine.reshape(128, -1).sum(1), linspace(low, high, 129), fill=True, color=FLOAT)
@@ -195,11 +198,11 @@ def layer_profile(table: DataFrame) -> tuple[Figure, str]:
     table : DataFrame
         Columns layer and sqnr_db, in the order of execution.
     """
-    fig, ax = figure(size=(9, 3.8))
+    fig, ax = figure(height=3.8)
     db, worst = table["sqnr_db"], int(table["sqnr_db"].argmin())
     ax.plot(range(len(table)), db, linewidth=1.5, **STYLE[INT8])
     ax.plot(worst, db.iloc[worst], "o", color="black", markersize=13, fillstyle="none")
-    ax.set_xticks(range(len(table)), table["layer"], rotation=60, ha="right", fontsize=8)
+    ax.set_xticks(range(len(table)), table["layer"], rotation=90, fontsize=9)
     ax.grid(axis="y", alpha=0.3)
     label(ax, "Signal to noise along the network; circle: lowest", "layer", "SQNR (dB)")
     return fig, (
@@ -239,7 +242,8 @@ def headline(
 
 def _summary(paired, float_bytes: int, int8_bytes: int, timed: dict) -> tuple[Figure, str]:
     many = max(len(names) for names, _ in timed.values()) > 2
-    fig, (right, *axes) = figure(1, 4, size=(10, 3.2), width_ratios=[1, 0.8, *[1 + many / 5] * 2])
+    fig, grid = figure(2, 2, height=5.6)
+    right, *axes = grid.flat
     for x, (share, color) in enumerate(((paired.accuracy_a, FLOAT), (paired.accuracy_b, INT8))):
         low, high = accuracy_interval(round(share * paired.images), paired.images)
         error = [[100 * (share - low)], [100 * (high - share)]]

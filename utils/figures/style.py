@@ -22,18 +22,19 @@ STYLE = {
     INT8: {"color": INT8, "marker": "s"},
 }
 DPI = 100
+WIDTH = 7  # inches; on a phone, the text of a wider figure is too small to read
 
 
 def figure(
-    rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 3.6), **keywords
+    rows: int = 1, columns: int = 1, width: float = WIDTH, height: float = 3.6, **keywords
 ) -> tuple[Figure, Axes]:
     """Make a figure and its axes, without pyplot's global state.
 
     Parameters
     ----------
     rows, columns : int
-    size : (float, float)
-        Width and height in inches.
+    width, height : float
+        In inches; no figure is wider than :data:`WIDTH`.
     **keywords
         For ``Figure.subplots``.
 
@@ -41,7 +42,7 @@ def figure(
     -------
     Figure, Axes or array of Axes
     """
-    fig = Figure(figsize=size, dpi=DPI, layout="constrained")
+    fig = Figure(figsize=(min(width, WIDTH), height), dpi=DPI, layout="constrained")
     axes = fig.subplots(rows, columns, **keywords)
     for ax in fig.axes:
         ax.spines[["top", "right"]].set_visible(False)

@@ -34,7 +34,7 @@ def confusion(counts: ndarray, classes: tuple[str, ...]) -> tuple[Figure, str]:
     errors = counts.copy()
     errors[range(len(classes)), range(len(classes))] = 0
     most = max(1, int(errors.max()))
-    fig, ax = figure(size=(6.4, 5.4))
+    fig, ax = figure(width=6.4, height=5.4)
     ax.imshow(errors, cmap="Greys", vmin=0, vmax=1.4 * most)
     for (row, column), count in ndenumerate(counts):
         if count:
@@ -54,12 +54,12 @@ def confusion(counts: ndarray, classes: tuple[str, ...]) -> tuple[Figure, str]:
 
 def throughput(rounds: dict[str, list[float]]) -> tuple[Figure, str]:
     """Draw images per second: a setting's name to all of its rounds; the median is a bar."""
-    fig, ax = figure(size=(9, 0.42 * len(rounds) + 1.1))
+    fig, ax = figure(height=0.42 * len(rounds) + 1.1)
     for row, seen in enumerate(rounds.values()):
         ax.plot(seen, [row] * len(seen), "o", color=GREY, alpha=0.6, markersize=5)
         ax.plot(median(seen), row, "|", color=ACCENT, markersize=18, markeredgewidth=3)
     ax.set_yticks(range(len(rounds)), list(rounds))
-    ax.invert_yaxis()
+    ax.set_ylim(len(rounds) - 0.5, -0.5)
     ax.grid(axis="x", alpha=0.3)
     label(ax, "Training: every round (dots) and the median (bar)", "images per second")
     said = "; ".join(f"{name}: {median(seen):,.0f}" for name, seen in rounds.items())
