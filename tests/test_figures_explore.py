@@ -69,7 +69,7 @@ def shown(monkeypatch):
 
 
 def draw(ends, bits, batch):
-    return figures.figure(size=(2, 1))[0], f"{ends}, {bits} bits, batch {batch}"
+    return figures.figure(width=2, height=1)[0], f"{ends}, {bits} bits, batch {batch}"
 
 
 CHOICES = {"ends": ((-1.0, 2.0), -4.0, 4.0, 0.1), "bits": (4, 2, 8, 1), "batch": [1, 64]}

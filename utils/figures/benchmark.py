@@ -194,7 +194,8 @@ def setting(summary: DataFrame, batch: int, threads: int) -> tuple[Figure, str]:
     here = summary.query("batch == @batch and threads == @threads").sort_values("median_ms")
     fig, alt = latencies(here, threads)
     lowest = f"lowest median: {style.name_of(here['variant'].iloc[0])}"
-    label(fig.axes[0], f"Batch {batch}; {lowest}", fig.axes[0].get_xlabel())
+    title = f"Batch {batch}, {style.threads_text(threads)}; {lowest}"
+    fig.axes[0].set_title(title, loc="left", fontsize=11)
     return fig, f"{alt} The {lowest}."
 
 
