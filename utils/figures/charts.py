@@ -289,8 +289,7 @@ def histograms(
     own = {"float32": FLOAT, "int8": INT8}
     for number, (name, found) in enumerate(values.items()):
         look = LINES[number % len(LINES)]
-        color = own.get(name, look["color"])
-        line = {"color": color, "linestyle": look["linestyle"], "linewidth": 1.8}
+        line = {"color": own.get(name, look["color"]), "ls": look["linestyle"], "lw": 1.8}
         ax.hist(found, bins, histtype="step", label=name, **line)
     for number, (name, place) in enumerate((marks or {}).items()):
         dashes = ("--", ":", "-.")[number % 3]
