@@ -42,8 +42,12 @@ def _quiet():
     before, stderr = logging.root.manager.disable, os.dup(2)
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
+        said = io.StringIO()
+        with (
+            warnings.catch_warnings(action="ignore"),
+            contextlib.redirect_stdout(said),
+            contextlib.redirect_stderr(said),  # a runtime may write through Python's, too
+        ):
             with open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), 2)  # where C++ writes to
             yield
