@@ -53,7 +53,8 @@ def rows_of(config: settings.Settings, dataset: data.Dataset) -> list[dict]:
     add("int8", ptq.quantize(float_model, many))
     for bits in (4, 3):
         coarse = lowbit.with_weights(fused, lowbit.quantize(fused, bits))
-        add(f"{bits}-bit weights", lowbit.with_activations(coarse, calibration, 8))
+        coarse = lowbit.with_activations(coarse, calibration, 8)
+        add(f"{bits}-bit weights, 8-bit activations", coarse)
     made = lowbit.quantize(fused, 2)
     add("2-bit weights", lowbit.with_weights(fused, made))
     steps = 20 if config.quick else 100
@@ -80,9 +81,10 @@ def main() -> None:
         path = config.results_dir / "seeds.json"
         with files.locked(config.artifacts_dir / "seeds.json", "writing the seeds"):
             record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            table = pd.DataFrame(record.get("table", {"seed": []}))
-            table = pd.concat([table[table["seed"] != seed], pd.DataFrame(rows)])
-            record = {"table": table.sort_values("seed", kind="stable")}
+            kept = pd.DataFrame(record.get("table", {})).to_dict("records")
+            kept = [row for row in kept if row["seed"] != seed]
+            table = pd.DataFrame(kept + rows).sort_values("seed", kind="stable")
+            record = {"table": table}
             record["environment"] = environment.describe(chosen, dataset.source)
             results.save(path, record)
     print(table.groupby("method", sort=False)["accuracy_b"].agg(["mean", "min", "max"]).round(4))
