@@ -321,7 +321,7 @@ def test_the_readmes_figure_is_the_same_every_time(course, records):
     report.save_headline_figure(course.results_dir)
     path = course.results_dir / "headline.png"
     first = path.read_bytes()
-    assert Image.open(path).size == (1000, 320)
+    assert Image.open(path).size == (700, 560)
     report.save_headline_figure(course.results_dir)
     assert path.read_bytes() == first
 
