@@ -46,7 +46,7 @@ def test_idle_weights_do_not_take_part_in_float32(model):
 @pytest.mark.parametrize(
     ("check", "answer", "hint"),
     [
-        ("fault", ("layer1.0.conv2", "outlier"), "not for the lowest sqnr_db"),
+        ("fault", ("layer1.0.conv2", "outlier"), "not the lowest sqnr_db"),
         ("fault", ("layer1.0.conv1", "range too narrow"), "Do all channels fill it"),
         ("fault", ("layer1.0.conv1", "range too wide"), "Do all channels fill it"),
         ("fault", ("conv1", "outlier"), "lowest own_db"),

@@ -5,6 +5,7 @@ shows as one line as well. A cell that was not filled in is not wrong yet, excep
 """
 
 import os
+from math import isclose
 
 
 class Hint(AssertionError):
@@ -29,6 +30,19 @@ def answered(*answers: object) -> bool:
         raise Hint(message)
     print(message)
     return False
+
+
+def expect(answer: float, right: float, hints: dict, other: str, within: float = 1e-3) -> None:
+    """Compare numbers, ``within`` this relative difference.
+
+    Raises
+    ------
+    Hint
+        The one that ``hints`` has for this wrong number, or ``other``.
+    """
+    if not isclose(answer, right, rel_tol=within):
+        known = (hint for wrong, hint in hints.items() if isclose(answer, wrong, rel_tol=within))
+        raise Hint(next(known, other))
 
 
 def correct(message: str) -> None:

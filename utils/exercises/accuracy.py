@@ -1,6 +1,6 @@
 """Checks of notebook 06."""
 
-from torch import equal, nn, zeros_like
+from torch import equal, full_like, nn
 
 from utils.exercises import Hint, answered, correct
 
@@ -10,39 +10,35 @@ LIVE = dict.fromkeys(("0.conv2", "1.conv1", "1.conv2"), slice(1, 2)) | {"0.conv1
 
 def check_fault(layer: str, fault: str) -> None:
     """The layer to look at first in the colleague's table, and what is wrong with it."""
-    if not answered(layer, fault):
-        return
-    if layer != "layer1.0.conv1":
-        raise Hint("Noise is handed down: look for the lowest own_db, not for the lowest sqnr_db.")
-    if fault != "outlier":
-        raise Hint("The values seen lie within the range and fill it. Do all channels fill it?")
-    correct("One loud channel takes the range, and little is left for the median channel.")
+    if answered(layer, fault):
+        if layer != "layer1.0.conv1":
+            raise Hint("Noise is handed down: look for the lowest own_db, not the lowest sqnr_db.")
+        if fault != "outlier":
+            raise Hint("The values seen lie within the range and fill it. Do all channels fill it?")
+        correct("One loud channel takes the range, and little is left for the median channel.")
 
 
 def check_observers(a: str, b: str) -> None:
     """Percentile or min-max, for the two histograms."""
-    if not answered(a, b):
-        return
-    if (a, b) != ("percentile", "min-max"):
-        cut = ("A: cut off, two", 2) if a != "percentile" else ("B: cut off, sixty", 60)
-        raise Hint(f"{cut[0]} values cost {cut[1]} x 56^2. What does the coarse step cost?")
-    correct("It depends on how many values lie far out, not on how far out they lie.")
+    if answered(a, b):
+        if (a, b) != ("percentile", "min-max"):
+            cut = ("A: cut off, two", 2) if a != "percentile" else ("B: cut off, sixty", 60)
+            raise Hint(f"{cut[0]} values cost {cut[1]} x 56^2. What does the coarse step cost?")
+        correct("It depends on how many values lie far out, not on how far out they lie.")
 
 
 def check_idle(before: nn.Module, after: nn.Module) -> None:
     """The float32 model, and a copy whose idle weights are zero."""
-    if not answered(before, after):
-        return
-    if before is after:
-        raise Hint("The original was changed too: work on copy.deepcopy(model).")
-    for name, old in before.state_dict().items():
-        new, idle = after.state_dict()[name], zeros_like(old, dtype=bool)
-        live = LIVE.get(name.removeprefix("layer4.").removesuffix(".weight"))
-        if live is not None:
-            idle[:] = True
-            idle[:, :, live, live] = False
-        if not equal(new[~idle], old[~idle]):
-            raise Hint(f"{name}: a weight that meets data was changed, so float32 changes too.")
-        if new[idle].any():
-            raise Hint(f"{name}: weights that meet only padding are left. How large is its map?")
-    correct("The idle weights are 0, and float32 computes the same.")
+    if answered(before, after):
+        if before is after:
+            raise Hint("The original was changed too: work on copy.deepcopy(model).")
+        for name, old in before.state_dict().items():
+            live = LIVE.get(name.removeprefix("layer4.").removesuffix(".weight"))
+            new, idle = after.state_dict()[name], full_like(old, live is not None, dtype=bool)
+            if live is not None:
+                idle[:, :, live, live] = False
+            if not equal(new[~idle], old[~idle]):
+                raise Hint(f"{name}: a weight that meets data changed, so float32 changes too.")
+            if new[idle].any():
+                raise Hint(f"{name}: weights that meet only padding stay. How large is its map?")
+        correct("The idle weights are 0, and float32 computes the same.")

@@ -1,6 +1,6 @@
 """Checks of notebook 01."""
 
-from utils.exercises import Hint, answered, correct
+from utils.exercises import Hint, answered, correct, expect
 
 
 def check_output_size(width: int) -> None:
@@ -10,8 +10,7 @@ def check_output_size(width: int) -> None:
         7: "You halved four times. The stem halves twice: look at its max pool.",
     }
     if answered(width):
-        if width != 4:
-            raise Hint(hints.get(width, "Only conv1, maxpool, layer2, layer3 and layer4 halve."))
+        expect(width, 4, hints, "Only conv1, maxpool, layer2, layer3 and layer4 halve.")
         correct("100, 50, 25, 13, 7, 4: the average pool takes maps of any size.")
 
 
@@ -23,8 +22,8 @@ def check_block_parameters(count: int) -> None:
         main + norms * 2 // 3: "The shapes differ, so the shortcut has two layers of its own.",
     }
     if answered(count):
-        if count != main + shortcut + norms:
-            raise Hint(hints.get(count, "Add 3 batch norms and 3 convolutions without bias."))
+        rest = "Add 3 batch norms and 3 convolutions without bias."
+        expect(count, main + shortcut + norms, hints, rest, within=0)
         correct("Nearly all of them belong to the two 3x3 convolutions.")
 
 

@@ -1,23 +1,20 @@
 """Checks of notebook 07's exercises."""
 
 from itertools import product
-from math import isclose
 
 import torch
 from pandas import DataFrame
 from torch import Tensor
 
-from utils.exercises import Hint, answered, correct
+from utils.exercises import Hint, answered, correct, expect
 
 
 def check_bytes(size: float) -> None:
     """Check the bytes of a 10 x 512 layer in 3 bits, with float32 scales and biases."""
     if answered(size):
         hints = {1920: "Ten scales and ten biases are stored, too.", 16000: "Bits are not bytes."}
-        hints |= {1960: "Both the scales and the biases have four bytes each."}
-        hints[2720] = "The codes have 3 bits, not 4."
-        if not isclose(size, 2000):
-            raise Hint(hints.get(size, "Count 5,120 codes of 3 bits, 10 scales and 10 biases."))
+        hints |= {1960: "A scale and a bias take four bytes each.", 2720: "3 bits, not 4."}
+        expect(size, 2000, hints, "Count 5,120 codes of 3 bits, 10 scales and 10 biases.")
         correct("Codes take 1,920 bytes, scales and biases 80.")
 
 

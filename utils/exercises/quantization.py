@@ -1,14 +1,11 @@
 """Checks of notebook 03's exercises."""
 
-from math import nan
-
 import torch
 import torch.ao.quantization as tq
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
-from utils.exercises import Hint, answered, correct
-from utils.exercises.quickstart import expect
+from utils.exercises import Hint, answered, correct, expect
 from utils.models import layers_of
 
 
@@ -17,9 +14,9 @@ def check_scale(scale: float, zero_point: int) -> None:
     if answered(scale, zero_point):
         hints = {3.24 / 256: "256 codes have only 255 steps between them."}
         hints |= {2.82 / 255: "The range begins at -0.42; take its whole length."}
-        expect(scale, 3.24 / 255, hints | {nan: "S = (r_max - r_min) / (q_max - q_min)."})
+        expect(scale, 3.24 / 255, hints, "S = (r_max - r_min) / (q_max - q_min).")
         hints = {-33: "Watch the sign: Z is a code, 0 to 255.", 33.0556: "Z is a whole number."}
-        expect(zero_point, 33, hints | {nan: "Z = q_min - round(r_min / S)."})
+        expect(zero_point, 33, hints, "Z = q_min - round(r_min / S).")
         correct("Zero has a code of its own; the range moved by less than a step for it.")
 
 

@@ -1,20 +1,19 @@
 """Checks of notebook 02."""
 
-from math import cos, isclose, pi
+from math import cos, pi
 
 from scipy.stats import binomtest
 from torch import full, uint8
 
-from utils.exercises import Hint, answered, correct
+from utils.exercises import Hint, answered, correct, expect
 
 
 def check_learning_rate(rate: float, peak: float) -> None:
     """Check the rate of the one-cycle schedule after a quarter of its falling part."""
     if answered(rate):
-        if isclose(rate, 0.75 * peak, rel_tol=0.01):
-            raise Hint("The rate falls along a cosine, not along a straight line.")
-        if not isclose(rate, peak * (1 + cos(pi / 4)) / 2, rel_tol=0.01):
-            raise Hint("A quarter of half a wave is an angle of pi / 4: peak * (1 + cos) / 2.")
+        hints = {0.75 * peak: "The rate falls along a cosine, not along a straight line."}
+        formula = "A quarter of half a wave is an angle of pi / 4: peak * (1 + cos) / 2."
+        expect(rate, peak * (1 + cos(pi / 4)) / 2, hints, formula, within=0.01)
         correct("The rate stays high for long and falls fastest in the middle.")
 
 
@@ -22,10 +21,9 @@ def check_flips(p: float, a_only: int, b_only: int) -> None:
     """Check the two-sided p value of McNemar's exact test."""
     right = binomtest(a_only, a_only + b_only).pvalue
     if answered(p):
-        if isclose(p, right / 2, rel_tol=0.01):
-            raise Hint("This is one tail. Either model could have been the better one: take both.")
-        if not isclose(p, right, rel_tol=0.01):
-            raise Hint("Only the flips count: if both models are equal, each is a toss of a coin.")
+        tail = "This is one tail. Either model could have been the better one: take both."
+        coin = "Only the flips count: if both models are equal, each is a toss of a coin."
+        expect(p, right, {right / 2: tail}, coin, within=0.01)
         correct(f"p = {p:.3f}. The images that both models get right do not matter.")
 
 
