@@ -43,6 +43,7 @@ def test_a_cell_that_was_not_filled_in_is_reminded(capsys):
         ("block_parameters", 919_808, "without bias"),
         ("met_taps", lambda width, kernel, *a: [True] * kernel, "tap in the middle"),
         ("met_taps", lambda w, k, s, p: met_taps(w, k, 1, p), "stride 2"),
+        ("met_taps", lambda w, k, s, p: [0 <= t - p < w for t in range(k)], "two positions"),
     ],
 )
 def test_a_wrong_answer_gets_its_hint(check, answer, hint):

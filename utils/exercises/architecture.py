@@ -5,10 +5,8 @@ from utils.exercises import Hint, answered, correct, expect
 
 def check_output_size(width: int) -> None:
     """Check the width of layer4's maps for an image of 100x100 pixels."""
-    hints = {
-        3: "100 / 32 is 3.125, but each layer with stride 2 rounds up on its own: go step by step.",
-        7: "You halved four times. The stem halves twice: look at its max pool.",
-    }
+    hints = {3: "100 / 32 is 3.125, but each layer with stride 2 rounds up: go step by step."}
+    hints[7] = "You halved four times. The stem halves twice: look at its max pool."
     if answered(width):
         expect(width, 4, hints, "Only conv1, maxpool, layer2, layer3 and layer4 halve.")
         correct("100, 50, 25, 13, 7, 4: the average pool takes maps of any size.")
@@ -34,4 +32,6 @@ def check_met_taps(met) -> None:
             raise Hint("met_taps(1, 3, 1, 1): only the tap in the middle meets the one pixel.")
         if met(2, 3, 2, 1) != [False, True, True]:
             raise Hint("met_taps(2, 3, 2, 1): with stride 2 the kernel has one position only.")
+        if met(2, 3, 1, 1) != [True, True, True]:
+            raise Hint("met_taps(2, 3, 1, 1): two positions, and meeting a pixel once is enough.")
         correct("The function agrees with the convolutions.")
