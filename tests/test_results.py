@@ -194,8 +194,8 @@ def test_origin_keeps_the_mark_of_a_changed_tree(records):
 @pytest.mark.parametrize(
     ("low", "high", "said"),
     [
-        (1.2, 1.4, "is faster than every float32 that was timed (1.20 times or more): use it"),
-        (0.7, 0.9, "is slower than float32 in OpenVINO: use that where only latency counts"),
+        (1.2, 1.4, "is faster than every float32 of notebook 04 (1.20 times or more): use it"),
+        (0.7, 0.9, "is slower than float32 in OpenVINO: prefer that where only latency counts"),
         (0.9, 1.1, "and float32 in OpenVINO are too close to call: let size decide"),
     ],
 )

@@ -231,9 +231,9 @@ def advice(summary: dict) -> str:
         fastest = _fastest_float(summary, f"b{batch}_t1")
         text += f" At batch {batch}, on one thread of this processor, int8 in PyTorch "
         if low > 1:
-            text += f"is faster than every float32 that was timed ({low:.2f} times or more): use it"
+            text += f"is faster than every float32 of notebook 04 ({low:.2f} times or more): use it"
         elif high < 1:
-            text += f"is slower than float32 in {fastest}: use that where only latency counts"
+            text += f"is slower than float32 in {fastest}: prefer that where only latency counts"
         else:
             text += f"and float32 in {fastest} are too close to call: let size decide"
         text += "."
