@@ -267,7 +267,7 @@ def test_readme_block_says_where_the_numbers_come_from(summary):
     assert block.endswith(END)
     assert results.markdown(results.headline(summary)) in block
     accuracy, latency = block.split(
-        "Latency, on one thread, comes from [How much smaller and faster"
+        "Latency at batch 1 and 64, on one thread, comes from [How much smaller and faster"
     )
     assert "[How does float32 become int8?](notebooks/03_fusion_and_calibration.ipynb)" in accuracy
     assert ": 2026-01-31, some digits, quick profile" in accuracy

@@ -283,10 +283,10 @@ def readme_block(summary: dict) -> str:
     )
     warning = f" {summary['warning']}".rstrip()
     return (
-        f"{START}\n{markdown(headline(summary))}\n\n"
-        f"Accuracy and size come from {accuracy}.\n\n"
-        f"Latency, on one thread, comes from {latency}. int8 is PyTorch's fastest engine; in "
-        f"brackets stands the {intervals(summary)}.{warning}\n{END}"
+        f"{START}\n{markdown(headline(summary))}\n\nAccuracy and size in the first rows come from "
+        f"{accuracy}.\n\nLatency at batch 1 and 64, on one thread, comes from {latency}. int8 is "
+        f"PyTorch's fastest engine; in brackets stands the {intervals(summary)}.{warning} Any "
+        f"further rows come from notebooks 07 and 08.\n{END}"
     )
 
 
