@@ -10,7 +10,7 @@ def check_megabytes(float32: float, int8: float) -> None:
         bits, binary = "A byte has 8 bits.", "These are mebibytes; a megabyte is 1,000,000 bytes."
         expect(float32, 44.701, {357.61: bits, 42.631: binary}, "float32 takes 4 bytes.")
         expect(int8, 11.175, {89.403: bits, 10.658: binary}, "int8 takes 1 byte.")
-        correct("The files above also hold scales, biases and names.")
+        correct("The files above hold a little more: names, and statistics or scales.")
 
 
 def check_points(points: float) -> None:
@@ -20,7 +20,7 @@ def check_points(points: float) -> None:
         hints |= {-0.0003: "This is a fraction; a point is a hundredth, so multiply by 100."}
         hints |= {0.15: "An image that int8 wins makes up for one that it loses."}
         expect(points, -0.03, hints, "Subtract the lost from the won, then take percent.")
-        correct("Fifteen images flipped, but the percentages differ by three images only.")
+        correct("Fifteen images changed sides, but the percentages differ by three images only.")
 
 
 def check_int8(model) -> None:

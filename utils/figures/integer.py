@@ -84,7 +84,7 @@ def integer_path(out: Mapping[str, Quantized], classes: tuple[str, ...]) -> tupl
     ax.set_title(f"fc\n{len(codes)} logits", fontsize=9, loc="left")
     fig.suptitle("One image on its way through the int8 network", x=0.01, ha="left", fontsize=11)
     return fig, (
-        f"Codes of one image in {', '.join(said)}, as grey tiles, one tile per channel; then bars, "
+        f"Codes of one image in {', '.join(said)}, as gray tiles, one tile per channel; then bars, "
         f"the codes of the logits: the highest is class {classes[winner]} with {codes[winner]}."
     )
 

@@ -46,7 +46,7 @@ def conv_flow(values: dict[str, float]) -> tuple[Figure, str]:
         (0, 1, f"$q_w$\n{v['products']} codes, qint8", INT8),
         (1.2, 1.5, f"multiply, add up\nint32\n{v['total']:,}", INT8),
         (2.4, 1.5, f"+ bias / $(S_x S_w)$\n{v['bias']:+,.1f}", "white"),
-        (2.4, 0, f"× $S_x S_w / S_y$\n× {v['multiplier']:.5f}\n= {v['real']:.2f}", "white"),
+        (2.4, 0, f"× $S_x S_w / S_y$\n× {v['multiplier']:.4g}\n= {v['real']:.2f}", "white"),
         (1.2, 0, f"round, + $Z_y$\n{round(v['real'])} + {v['Z']}", "white"),
         (0, 0, f"clamp\n$q_y$ = {v['code']}\nquint8", INT8),
     ]
@@ -55,7 +55,7 @@ def conv_flow(values: dict[str, float]) -> tuple[Figure, str]:
     return fig, (
         f"Data flow: {v['products']} input codes and {v['products']} weight codes are multiplied "
         f"and added up to the int32 value {v['total']:,}; the bias adds {v['bias']:,.1f}; times "
-        f"{v['multiplier']:.5f} gives {v['real']:.2f}; rounded, plus the zero point {v['Z']}, and "
+        f"{v['multiplier']:.4g} gives {v['real']:.2f}; rounded, plus the zero point {v['Z']}, and "
         f"clamped, the output code is {v['code']}."
     )
 
