@@ -1,4 +1,4 @@
-"""The library behind the notebooks; see README.md for what each module is for."""
+"""The library behind the notebooks; see CONTRIBUTING.md for what each module is for."""
 
 import logging
 import os
