@@ -1,7 +1,7 @@
 # Each target makes .venv itself when it is missing or older than the requirements.
 PYTHON ?= python3
 # How long a waiting thread of libgomp keeps its core busy; utils/__init__.py says why.
-export GOMP_SPINCOUNT ?= 10000
+export GOMP_SPINCOUNT ?= 1000
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help

@@ -10,4 +10,4 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 # A thread of OpenMP that waits keeps its core busy for a while: without a limit, two processes on
 # the same cores can slow each other down thirty times (benchmarks/busy.py measures it). The
 # variable is read when torch is first imported, so a notebook's kernel must be started with it.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
