@@ -287,6 +287,15 @@ def test_cropped_kernels_equal_fbgemm(int8_model, test_digits):
     assert compare(network.activations, kernel, test_digits[:50]).different == 0
 
 
+def test_counts_add_up_over_batches_and_the_largest_gap_does_not():
+    def run(code, images):
+        return {"fc": Quantized(np.full((len(images), 10), code, np.uint8), np.float32(1), 0)}
+
+    images = torch.zeros(2 * integer.BATCH + 1, 1, 1, 1)
+    found = compare(partial(run, 200), partial(run, 203), images)
+    assert found.layers.values.tolist() == [["fc", 10 * len(images), 10 * len(images), 3]]
+
+
 def test_what_fixed_point_adds_in_one_layer_is_small(network, kernel, test_digits):
     def fixed(images):
         return network.activations(images, FIXED_POINT, follow=kernel(images))

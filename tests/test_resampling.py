@@ -56,6 +56,15 @@ def test_changes_point_the_right_way_and_are_the_same_every_time(logits):
     pd.testing.assert_frame_equal(table, again)
 
 
+def test_the_bootstrap_interval_is_that_of_a_share(logits):
+    reference, labels = logits
+    worse = reference + torch.randn(reference.shape, generator=torch.manual_seed(1))
+    table = resampling.changes(reference, worse, labels, (reference, reference), draws=600)
+    flips = table.set_index("measure").loc["flips"]
+    half = 1.96 * math.sqrt(flips.change * (1 - flips.change) / 400)
+    assert (flips.high - flips.low) / 2 == pytest.approx(half, rel=0.08)
+
+
 def test_the_bootstrap_is_paired(logits):
     """A shift common to both models must not widen the interval of their difference."""
     reference, labels = logits
@@ -138,10 +147,10 @@ def test_draws_that_differ_widen_the_interval_as_student_would():
     shares = [0.10, 0.12, 0.20, 0.25, 0.33]
     images = 20_000  # so many that their own noise hardly counts
     lost = [range(int(share * images)) for share in shares]
-    mean, low, high = resampling.points_interval(lost, [[]] * 5, images, repeats=500)
+    mean, low, high = resampling.points_interval(lost, [[]] * 5, images, repeats=5000)
     _, expected_low, expected_high = resampling.mean_interval([-100 * share for share in shares])
     assert mean == pytest.approx(-20)
-    assert high - low == pytest.approx(expected_high - expected_low, rel=0.15)
+    assert high - low == pytest.approx(expected_high - expected_low, rel=0.06)
 
 
 def test_a_few_flips_of_harmless_draws_prove_nothing():

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 import os
 import signal
 import subprocess
@@ -227,6 +228,9 @@ def test_train_learns_and_reports(few, recipe):
     assert last.learning_rate < 0.01 * recipe.peak_lr
     logits = training.predict(model, few.normalizer()(few.test_images))
     assert 0.3 < last.test_accuracy == training.accuracy(logits, few.test_labels)
+    smooth = training.train(few, dataclasses.replace(recipe, label_smoothing=0.9), model=tiny())[1]
+    floor = -(0.19 * math.log(0.19) + 9 * 0.09 * math.log(0.09))  # entropy of these targets
+    assert last.train_loss < floor < smooth.iloc[-1].train_loss
 
 
 def test_the_seed_decides_the_weights_and_the_test_split_does_not(few, recipe):
@@ -481,8 +485,9 @@ def test_threads_are_no_more_than_the_idle_cores(monkeypatch, busy, threads):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(4)
-        with training.threads_for_idle_cores():
+        with pytest.raises(KeyError), training.threads_for_idle_cores():
             assert torch.get_num_threads() == threads
+            raise KeyError
         assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(before)
