@@ -111,6 +111,12 @@ def test_tick_labels_do_not_overlap(name):
             assert not one.overlaps(two), f"{name}: two tick labels overlap"
 
 
+def test_the_interval_of_a_dot_goes_from_low_to_high():
+    fig, _ = figures.dots({"points": RANGES[1:2]}, "choice", "T")
+    (segment,) = fig.axes[0].collections[0].get_segments()
+    assert segment[:, 0].tolist() == pytest.approx([0.6, 0.9])
+
+
 def test_bars_highlight_a_row_and_refuse_an_unknown_one():
     table = pd.Series({"one": 1.0, "two": 2.0})
     fig, alt = figures.bars(table, "T", "ms", highlight="two")

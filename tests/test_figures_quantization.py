@@ -50,9 +50,9 @@ def test_the_staircase_clamps_and_errs_by_half_a_step_at_most():
 def test_the_share_outside_a_range_is_written_on_its_panel():
     seen = {}
     for name, top in (("all inside", 1.0), ("half outside", 0.5)):
-        observer = tq.HistogramObserver()
+        observer = tq.HistogramObserver(quant_min=0, quant_max=127)
         observer(torch.linspace(0, 1, 10_000))
-        observer.calculate_qparams = lambda top=top: (torch.tensor(top / 255), torch.tensor(0))
+        observer.calculate_qparams = lambda top=top: (torch.tensor(top / 127), torch.tensor(0))
         seen[name] = observer
     fig, alt = drawn.observer_ranges(seen)
     assert [ax.get_title(loc="left") for ax in fig.axes] == [

@@ -27,6 +27,8 @@ def test_only_the_errors_of_a_confusion_matrix_are_shaded():
     shaded = fig.axes[0].images[0].get_array()
     assert shaded.tolist() == [[0, 0, 1], [4, 0, 0], [0, 0, 0]]
     assert [t.get_text() for t in fig.axes[0].texts] == ["90", "1", "4", "95", "99"]
+    assert fig.axes[0].get_ylabel() == "true class"  # the rows
+    assert fig.axes[0].get_xlabel() == "predicted class"
     assert "284 on the diagonal, 5 off it" in alt
     assert "count is 4: true b taken for a" in alt
     assert counts[0, 0] == 90, "the counts of the caller were changed"
