@@ -47,7 +47,7 @@ def test_interval_by_hand(table):
     result = comparison.compare(*two_classifiers(*table))
     n, a_only, b_only = sum(table) + 2, table[1] + 0.5, table[2] + 0.5
     middle = (b_only - a_only) / n
-    error = math.sqrt(((a_only + b_only) / n - middle**2) / (n - 1))  # n in the paper
+    error = math.sqrt(((a_only + b_only) / n - middle**2) / n)
     half = 1.959964 * error
     assert (result.low, result.high) == pytest.approx((middle - half, middle + half), rel=1e-6)
 

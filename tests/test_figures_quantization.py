@@ -31,7 +31,7 @@ def test_the_flow_shows_the_numbers_of_one_value():
     values = {"products": 576, "total": -1234, "bias": 2000.0, "multiplier": 0.01}
     fig, alt = drawn.conv_flow(values | {"real": 7.66, "Z": 3, "code": 11})
     shown = "\n".join(text.get_text() for text in fig.axes[0].texts)
-    for text in ("576 codes", "-1,234", "+2,000.0", "0.01000", "= 7.66", "8 + 3", "= 11"):
+    for text in ("576 codes", "-1,234", "+2,000.0", "× 0.01\n", "= 7.66", "8 + 3", "= 11"):
         assert text in shown
     assert "the output code is 11" in alt
 

@@ -271,9 +271,12 @@ def pretend_to_execute(monkeypatch):
     return ran
 
 
+@pytest.mark.parametrize("chosen", ["", "auto", None])
 def test_in_place_keeps_notebooks_and_updates_the_readme(
-    house, course, pretend_to_execute, records
+    house, course, pretend_to_execute, records, monkeypatch, chosen
 ):
+    if chosen is not None:
+        monkeypatch.setenv("COURSE_DATA", chosen)
     path = save(house / "notebooks", "00_a", new_code_cell("1"))
     (house / "README.md").write_text(f"before\n{results.START}\n{results.END}\nafter\n")
     for name, record in records.items():
@@ -284,6 +287,16 @@ def test_in_place_keeps_notebooks_and_updates_the_readme(
     assert (results.REFERENCE / "headline.png").exists()
     assert os.environ["COURSE_RESULTS"] == str(results.REFERENCE)
     assert os.environ["COURSE_DATA"] == "mnist"  # a reference run must not fall back
+
+
+def test_damaged_data_end_the_report_in_words(house, pretend_to_execute, monkeypatch, capsys):
+    def load(_):
+        raise report.data.DataError("train.gz is damaged: delete it and run again.")
+
+    save(house / "notebooks", "00_a", new_code_cell("1"))
+    monkeypatch.setattr(report.data, "load", load)
+    assert report.make(house / "report", in_place=False) == 1
+    assert "train.gz is damaged" in capsys.readouterr().out
 
 
 def test_after_a_fallback_the_notebooks_do_not_ask_the_network_again(
@@ -516,3 +529,11 @@ def test_the_command_line(house, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         report.main()
     assert "--output must not be the project" in capsys.readouterr().err
+    (house / "mine").mkdir()
+    (house / "mine" / "page.html").touch()  # a report would delete it
+    monkeypatch.setattr(sys, "argv", ["report", "--output", str(house / "mine")])
+    with pytest.raises(SystemExit):
+        report.main()
+    assert "a folder with files of your own" in capsys.readouterr().err
+    (house / "mine" / ".report.lock").touch()  # of an earlier report
+    assert report.main() == 3

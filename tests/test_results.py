@@ -123,6 +123,12 @@ def test_the_repeated_headline_prevails_over_the_verdicts(course, records):
     assert "over 3 processes of 20 rounds" in results.readme_block(summary)
 
 
+def test_a_file_that_is_no_text_is_told(tmp_path):
+    (tmp_path / "other.json").write_bytes('{"a": 1}'.encode("utf-16"))
+    with pytest.raises(ResultsError, match=r"other"):
+        results.read(tmp_path, "other")
+
+
 def test_the_first_of_several_models_counts():
     two = {"weights": {"float32, mnist": "aaa", "float32, fashion": "ccc"}}
     results.check_weights({"03": {"weights": {"float32": "aaa"}}, "06": two})

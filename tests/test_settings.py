@@ -45,7 +45,7 @@ def test_a_notebook_is_live_where_a_person_has_it_open_and_the_choice_overrides_
     assert settings.load({"COURSE_WIDGETS": "on"}).live
 
 
-@pytest.mark.parametrize("seed", ["-1", "1.5", "one"])
+@pytest.mark.parametrize("seed", ["-1", "1.5", "one", str(2**32)])
 def test_the_seed_is_a_whole_number(seed):
     with pytest.raises(SettingsError, match="whole number"):
         settings.load({"COURSE_SEED": seed})

@@ -157,6 +157,9 @@ def test_what_cannot_be_specialized_or_loaded_is_refused(float_model, int8_model
     torch.save(state, tmp_path / "wrong.pt")  # with kernels that are not cropped
     with pytest.raises(SpecializationError, match=r"layer4.0.conv1.0.weight"):
         load_specialized(tmp_path / "wrong.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(SpecializationError, match=r"text.pt"):
+        load_specialized(tmp_path / "text.pt")
 
 
 def test_a_float_file_and_another_network_are_loaded_as_well(float_model, images, tmp_path):

@@ -233,6 +233,12 @@ def test_train_learns_and_reports(few, recipe):
     assert last.train_loss < floor < smooth.iloc[-1].train_loss
 
 
+@pytest.mark.parametrize("images", [64, 256])  # one step, and one in which the rate rises
+def test_very_few_steps_can_be_trained(few, recipe, images):
+    short = dataclasses.replace(recipe, epochs=1, train_images=images)
+    assert len(training.train(few, short, model=tiny())[1]) == 1
+
+
 def test_the_seed_decides_the_weights_and_the_test_split_does_not(few, recipe):
     def weights(dataset=few, **changes):
         changed = dataclasses.replace(recipe, **changes)
@@ -360,6 +366,9 @@ def test_each_model_is_trained_once_and_read_without_waiting(
     training.main()
     accuracy = history["test_accuracy"].iloc[-1]
     assert capsys.readouterr().out == f"float model: {accuracy:.2%} after 2 epochs\n"
+    torch.save({"recipe": dataclasses.asdict(recipe)}, path)
+    with pytest.raises(CheckpointError, match="part of a run"):
+        training.load_or_train(course, few)
 
 
 SECOND = """

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
-from statsmodels.stats.weightstats import DescrStatsW
 from torch import Tensor
 
 BINS = 15  # of the calibration error, as in Guo et al. 2017
@@ -47,8 +46,9 @@ def compare(logits_a: Tensor, logits_b: Tensor, labels: Tensor) -> Comparison:
     right_a, right_b = a == labels, b == labels
     a_only, b_only = (right_a & ~right_b).sum().item(), (~right_a & right_b).sum().item()
     n = len(labels)
-    cells = DescrStatsW([-1, 1, 0], weights=[a_only + 0.5, b_only + 0.5, n - a_only - b_only + 1])
-    low, high = map(float, cells.zconfint_mean())
+    middle = (b_only - a_only) / (n + 2)
+    half = 1.959964 * (((a_only + b_only + 1) / (n + 2) - middle**2) / (n + 2)) ** 0.5
+    low, high = middle - half, middle + half
     shares = [right.sum().item() / n for right in (right_a, right_b)]
     flips, p = (a != b).sum().item(), mcnemar_p(a_only, b_only)
     return Comparison(n, *shares, a_only, b_only, flips, p, (b_only - a_only) / n, low, high)

@@ -207,8 +207,8 @@ def load_int8(path: Path, engine: str | None = None, like: nn.Module | None = No
         int8.load_state_dict(state)
     except Exception as error:  # whatever a foreign file makes torch raise
         raise QuantizationError(
-            f"{path.name} is not an int8 {kind} ({type(error).__name__}): delete it and make it "
-            f"again with save_int8()"
+            f"{path.name} is not an int8 {kind} ({error!r:.150}): pass the fused "
+            f"float network as like, or delete it and make it again with save_int8()"
         ) from error
     return int8
 

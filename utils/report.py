@@ -19,7 +19,7 @@ import jinja2
 import nbformat
 import pandas as pd
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from torch import nn
 from tqdm import tqdm
 
@@ -81,7 +81,7 @@ def execute(path: Path, label: str = "", threads: int = 0) -> tuple[nbformat.Not
             environ["OMP_NUM_THREADS"] = str(threads)
         try:
             client.execute(cwd=path.parent, env=environ)
-        except (DeadKernelError, AssertionError):  # the latter is nbclient's, at times, after it
+        except (RuntimeError, AssertionError):  # also DeadKernelError, and nbclient's own
             run.error = "The kernel died: is there enough memory? Run the notebook alone."
         except (CellExecutionError, CellTimeoutError) as error:
             run.error = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
@@ -183,7 +183,7 @@ def make(output: Path, *, in_place: bool, only: list[str] | None = None) -> int:
     if failed:
         return 1
     # Whoever refreshes the committed files needs them alone, whatever the folder of the report.
-    shared = [current.home / "artifacts"] if in_place else []
+    shared = [PROJECT / "artifacts"] if in_place else []
     kept = results.REFERENCE if in_place else output / "results"
     try:
         with _locked(output, *shared):
@@ -203,8 +203,8 @@ def make(output: Path, *, in_place: bool, only: list[str] | None = None) -> int:
             if in_place:
                 results.update_readme(PROJECT / "README.md", results.collect(kept))
                 save_headline_figure(kept)
-    except (files.WriteError, results.ResultsError) as error:
-        print(error)
+    except (files.WriteError, results.ResultsError, data.DataError, training.CheckpointError) as e:
+        print(e)
         return 1
     print(f"report: {output.name}/index.html")
     return 0
@@ -232,8 +232,8 @@ def _train_all(kept: Path, *, second: bool) -> dict:
     Returns the facts about this run, and tells the kernels by the environment what was settled.
     """
     os.environ["COURSE_RESULTS"] = str(kept)
-    if kept == results.REFERENCE:
-        os.environ.setdefault("COURSE_DATA", "mnist")  # a reference run must not fall back
+    if kept == results.REFERENCE and settings.load().data == "auto":
+        os.environ["COURSE_DATA"] = "mnist"  # a reference run must not fall back
     current = settings.load()
     dataset = data.load(current)
     if dataset.is_fallback:
@@ -350,10 +350,10 @@ def main() -> int:
     add("--in-place", action="store_true", help=also)
     add("--no-execute", action="store_true", help="show the committed notebooks and results")
     add("--only", nargs="+", choices=_names(), metavar="NAME", help="notebooks, without .ipynb")
-    chosen = parser.parse_args()
-    output = chosen.output.resolve()
-    if output == PROJECT:
-        parser.error("--output must not be the project: its results/ are the reference run's")
+    output = (chosen := parser.parse_args()).output.resolve()
+    there = {path.name for path in output.glob("*")}  # a report replaces what its folder holds
+    if output == PROJECT or (there and not there & {".report.lock", "results", "searchindex.js"}):
+        parser.error("--output must not be the project, nor a folder with files of your own")
     if chosen.no_execute:
         facts = results.read(results.REFERENCE, "00_quickstart")["environment"]
         with _locked(output):

@@ -146,7 +146,7 @@ def read(path: Path, name: str) -> dict:
     """Read ``<name>.json`` from a folder; raises ResultsError if it is missing or no JSON."""
     try:
         return json.loads((path / f"{name}.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:  # not UTF-8, or no JSON
         raise ResultsError(f"{name}.json cannot be read ({error}): run notebook {name}") from error
 
 

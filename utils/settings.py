@@ -6,7 +6,7 @@ variable            values                                      default
 ``COURSE_PROFILE``  ``full``, ``quick``                         full
 ``COURSE_DATA``     ``auto``, ``mnist``, ``digits``             auto
 ``COURSE_DEVICE``   ``auto``, ``cpu``, ``cuda``, ``mps``        auto
-``COURSE_SEED``     a whole number, 0 or larger                 0
+``COURSE_SEED``     a whole number below 2**32                  0
 ``COURSE_HOME``     the folder that holds data/ and artifacts/  project
 ``COURSE_RESULTS``  the folder that results are written to      below artifacts/
 ``COURSE_WIDGETS``  ``auto``, ``on``, ``off``                   auto
@@ -110,8 +110,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
             f"{', '.join(available)}. Unset COURSE_DEVICE to let the course choose."
         )
     seed = environ.get("COURSE_SEED") or "0"
-    if not seed.isdecimal():
-        raise SettingsError(f"COURSE_SEED={seed!r} must be a whole number, 0 or larger")
+    if not seed.isdecimal() or int(seed) >= 2**32:
+        raise SettingsError(f"COURSE_SEED={seed!r} must be a whole number from 0 to {2**32 - 1}")
     home = Path(environ.get("COURSE_HOME") or PROJECT).resolve()
     if home.exists() and not home.is_dir():
         raise SettingsError(f"COURSE_HOME={home.name!r} is a file; it must be a folder")

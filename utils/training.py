@@ -217,11 +217,11 @@ def train(
     # The test split stays out of the choice of weights: it is only watched.
     data = dataset.head(recipe.train_images).to(device)
     normalize = dataset.normalizer()
-    steps = images // size
+    steps, total = images // size, images // size * recipe.epochs
     rate, low, high = recipe.peak_lr, recipe.base_momentum, recipe.max_momentum
     decay, rising, fused = recipe.weight_decay, recipe.warmup, device != "mps"
+    rising += 0.01 * (rising * total == 1)  # torch divides by zero where just one step rises
     optimizer = SGD(model.parameters(), rate, high, weight_decay=decay, nesterov=True, fused=fused)
-    total = recipe.epochs * steps
     schedule = OneCycleLR(
         optimizer, rate, total, pct_start=rising, base_momentum=low, max_momentum=high
     )
@@ -368,8 +368,8 @@ def load_or_train(
     path = checkpoint_path(settings, recipe)
     lock = contextlib.nullcontext()
     if place()[0] == 0:  # a finished model can be read by any number of runs
-        done = path.exists() and len(read_checkpoint(path, recipe)["history"]) == recipe.epochs
-        lock = lock if done else locked(path, "training this model")
+        made = read_checkpoint(path, recipe).get("history", ()) if path.exists() else ()
+        lock = lock if len(made) == recipe.epochs else locked(path, "training this model")
     with lock:
         return train(dataset, recipe, device=settings.device, checkpoint=path)
 
