@@ -6,6 +6,7 @@ Usage: ``python3 .ci/check_pages.py report``. It needs nothing but Python.
 import base64
 import binascii
 import json
+import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -30,7 +31,7 @@ class Page(HTMLParser):
             self.links.append(target or "")
         elif tag == "img":
             self.images.append(source or "")
-        elif tag == "link" and attributes.get("rel") in ("stylesheet", "preload", "icon"):
+        elif tag == "link" and re.search("style|load|icon", attributes.get("rel") or ""):
             self.loads.append(target or "")
         elif source:  # of a script, a frame, or a video
             self.loads.append(source)

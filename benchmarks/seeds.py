@@ -83,6 +83,8 @@ def main() -> None:
             record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             kept = pd.DataFrame(record.get("table", {})).to_dict("records")
             kept = [row for row in kept if row["seed"] != seed]
+            if any(row["images"] != len(dataset.test_labels) for row in kept):
+                raise SystemExit(f"{path.name} has other test images: set COURSE_RESULTS anew")
             table = pd.DataFrame(kept + rows).sort_values("seed", kind="stable")
             record = {"table": table}
             record["environment"] = environment.describe(chosen, dataset.source)

@@ -47,8 +47,8 @@ def test_gradients_of_a_learned_step_by_hand():
     assert module(weight).tolist() == [[0, 0.5, -1, -0.5]]
     module(weight).sum().backward()
     assert weight.grad.tolist() == [[1, 0, 0, 1]]  # 0 where r is clipped
-    # q - r / S where r is not clipped, q where it is; divided by the root of (4 weights x code 2)
-    assert module.step.grad.item() == pytest.approx((-0.4 + 1 - 2 + 0.4) / 8**0.5)
+    # q - r / S where r is not clipped, q where it is; over the root of 4 weights x largest code 1
+    assert module.step.grad.item() == pytest.approx((-0.4 + 1 - 2 + 0.4) / 4**0.5)
 
 
 @pytest.mark.parametrize("bits", ["ternary", 2])

@@ -41,5 +41,5 @@ def check_bound(answer: tuple[float, float], peak: float, read: float) -> None:
 
 def _compare(answer: object, right: object, wrong: dict[str, object]) -> None:
     for hint, value in (wrong | {"Read again how the task defines it.": answer}).items():
-        if not np.allclose(answer, right, 0.02, 0) and np.allclose(answer, value, 0.02, 0):
+        if not np.allclose(answer, right, 0.02, 0) and np.allclose(answer, value, 0.02, 0, True):
             raise Hint(hint)

@@ -38,7 +38,7 @@ def check_crop(crop: Callable[[nn.Conv2d, int], nn.Conv2d]) -> None:
     """Check a function that crops a square kernel for square images of one size."""
     for kernel, stride, padding, size in CASES if crop is not ... else ():
         conv, images = nn.Conv2d(2, 3, kernel, stride, padding), torch.randn(4, 2, size, size)
-        small, want = crop(conv, size), conv(images)
+        want, small = conv(images), crop(conv, size)
         if not answered(small):
             return
         case = f"kernel {kernel}, stride {stride}, padding {padding}, image {size}"

@@ -13,7 +13,7 @@ def check_bytes(size: float) -> None:
     """Check the bytes of a 10 x 512 layer in 3 bits, with float32 scales and biases."""
     if answered(size):
         hints = {1920: "Ten scales and ten biases are stored, too.", 16000: "Bits are not bytes."}
-        hints |= {1960: "A scale and a bias take four bytes each.", 2720: "3 bits, not 4."}
+        hints |= {1960: "A scale and a bias take four bytes each.", 2640: "3 bits, not 4."}
         expect(size, 2000, hints, "Count 5,120 codes of 3 bits, 10 scales and 10 biases.")
         correct("Codes take 1,920 bytes, scales and biases 80.")
 

@@ -68,7 +68,7 @@ def integer_path(out: Mapping[str, Quantized], classes: tuple[str, ...]) -> tupl
         maps = out[name].q[0].transpose(2, 0, 1)
         shape = " x ".join(str(size) for size in out[name].q.shape[1:])
         tiles = maps[:64] if maps[0].size > 1 else maps
-        ax.imshow(_mosaic(tiles), cmap="gray", vmin=0, vmax=127, interpolation="nearest")
+        ax.imshow(_mosaic(tiles), "gray", vmin=0, vmax=max(127, tiles.max()), interpolation="none")
         few = "" if len(tiles) == len(maps) else f", {len(tiles)} channels shown"
         ax.set_title(f"{name}\n{shape}{few}", fontsize=9, loc="left")
         ax.set_axis_off()

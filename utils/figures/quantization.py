@@ -167,7 +167,7 @@ def observer_ranges(observers: dict) -> tuple[Figure, str]:
     Parameters
     ----------
     observers : dict of str to HistogramObserver
-        Layer name to a calibrated observer; up to four.
+        Layer name to a calibrated observer; two or four.
     """
     fig, axes = figure(-(-len(observers) // 2), 2, height=5.8, squeeze=False)
     said = []

@@ -40,7 +40,8 @@ def load(path: Path, batch: int = 1, threads: int = 1):
 
 def digit(file: str) -> np.ndarray:
     """Bring a picture to MNIST's form: white ink, cropped, 20 pixels high, centered in 28 x 28."""
-    picture = ImageOps.exif_transpose(Image.open(file)).convert("L")
+    picture = ImageOps.exif_transpose(Image.open(file)).convert("RGBA")
+    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("L")
     picture.thumbnail((160, 160))
     gray = np.asarray(picture, float)
     edge = np.pad(np.zeros(np.subtract(gray.shape, 2), bool), 1, constant_values=True)
@@ -76,7 +77,7 @@ def main(files: list[str]) -> int:
     for file in files:
         try:
             pixels = digit(file)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
             reason = error if isinstance(error, ValueError) else "it cannot be read as a picture"
             print(f"{Path(file).name}: no digit: {reason}")
             refused += 1

@@ -172,14 +172,14 @@ def hints(check: NotebookNode) -> list[str]:
 
 
 def _sentences(node: ast.AST) -> Iterator[str]:
-    """Yield the texts of more than three words below a node, other than praise."""
+    """Yield the sentences below a node, other than praise."""
     if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "correct":
         return
     parts = node.values if isinstance(node, ast.JoinedStr) else [node]
     texts = [part.value if isinstance(part, ast.Constant) else "…" for part in parts]
     if isinstance(node, ast.JoinedStr | ast.Constant):
         text = "".join(map(str, texts))
-        if text.count(" ") > 3:
+        if text.count(" ") > 3 or (" " in text and text[-1] in ".?"):
             yield text
         return
     for child in ast.iter_child_nodes(node):

@@ -138,7 +138,7 @@ def diagnose(
     ----------
     float_model, int8_model : nn.Module
         A :class:`~utils.models.ResNet18`, or any fused float32 model, and its int8 twin, with the
-        same names of layers; or a ValueError is raised.
+        same names of layers; or a ValueError is raised, as if float32 gives NaN or infinity.
     images : Tensor
         float32, shape (N, channels, H, W), normalized as in production; a few hundred.
     bits : int, optional
@@ -161,6 +161,10 @@ def diagnose(
         raise ValueError("no images: take a few hundred of those that the model will meet")
     fused = ptq.fuse(float_model) if layers_of(float_model, nn.BatchNorm2d) else float_model
     exact, coarse = (ptq.layer_outputs(model, images) for model in (fused, int8_model))
+    if apart := sorted(exact.keys() ^ coarse.keys()):
+        raise ValueError(f"layers of only one of the two models: {', '.join(apart)}")
+    if bad := [name for name, output in exact.items() if not output.isfinite().all()]:
+        raise ValueError(f"NaN or infinity in the float32 output of {bad[0]!r}: check the images")
     default = tq.get_default_qconfig(torch.backends.quantized.engine).activation()
     bits = bits or (7 if default.reduce_range else 8)
     rows = []
@@ -244,10 +248,10 @@ def cases(
         name = names[torch.randint(len(names), (), generator=random)]
         forgotten = copy.deepcopy(healthy)
         layer = forgotten.get_submodule(name)
-        layer.scale, layer.zero_point = 1.0, 0  # what convert() gives an observer without data
+        layer.scale, layer.zero_point = torch.tensor(1.0), torch.tensor(0)  # as if without data
         yield case("forgotten observer", forgotten, name)
         block = blocks[torch.randint(len(blocks), (), generator=random)]
-        channel = bits_lost(fused, f"{block}.conv1").argsort()[draw].item()  # a wide one
+        channel = bits_lost(fused, f"{block}.conv1").argsort()[draw % 64].item()  # a wide one
         planted = plant_outlier(fused, channel, factor, block)
         int8_model = reconvert(calibrated(normal, "min-max", planted))
         yield case(f"outlier channel, factor {factor}", int8_model, f"{block}.conv1", planted)
@@ -305,7 +309,7 @@ def _verdict(row: dict, exact: Tensor, module: nn.Module, bits: int, weak: bool)
             return f"outlier: channel {loud} takes the range, {times:.0f} times the median's"
         return f"range too wide: {(high - low) / seen:.0f} times what the values need; {cause}"
     if hasattr(module, "weight") and module.weight().qscheme() == torch.per_tensor_affine:
-        codes = module.weight().int_repr().abs().flatten(1).amax(1).double()
+        codes = module.weight().int_repr().int().abs().flatten(1).amax(1).double()
         weakest = codes.argmin()
         left = 1 + torch.log2(codes[weakest].clamp(min=1)).item()
         note = "" if row["weight_db"] < WEAK_DB else "note: "

@@ -76,7 +76,10 @@ def _read(path: Path) -> pd.DataFrame:
 
 def _sources(run: Callable, seen: tuple[Callable, ...] = ()) -> list[str]:
     """Source text of a function, and the functions and plain values of its module that it uses."""
-    used = inspect.getclosurevars(run).globals
+    codes = [run.__code__]
+    for code in codes:  # getclosurevars() does not look into comprehensions, generators, lambdas
+        codes += filter(inspect.iscode, code.co_consts)
+    used = {n: run.__globals__[n] for code in codes for n in code.co_names if n in run.__globals__}
     plain = (bool, int, float, str, list, tuple)
     beside = [f"{name}={value!r}" for name, value in used.items() if isinstance(value, plain)]
     for f in used.values():

@@ -194,7 +194,7 @@ def round_to(real: ndarray, rounding: str) -> ndarray:
     """Round to whole numbers, int32: ties to the even neighbor, or away from zero."""
     if rounding == "half even":
         return np.rint(real).astype(np.int32)
-    return np.trunc(real + np.copysign(np.float32(0.5), real)).astype(np.int32)
+    return np.trunc(real + np.copysign(np.float64(0.5), real)).astype(np.int32)
 
 
 def fixed_point(multiplier: ndarray) -> tuple[ndarray, ndarray]:

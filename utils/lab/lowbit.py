@@ -92,7 +92,7 @@ def scales(
     low, high = limits(bits)
     channel = weight[0].numel()
     size = {"tensor": weight.numel(), "channel": channel}.get(per, per)
-    rows = weight.detach().reshape(-1, channel if size < channel and channel % size else size)
+    rows = weight.detach().reshape(-1, channel if per != "tensor" and channel % size else size)
     largest = rows.abs().amax(1)
     if ranges == "percentile":
         largest = torch.from_numpy(np.quantile(rows.abs().numpy(), 0.99, axis=1)).float()
@@ -447,7 +447,7 @@ def allocate(loss: pd.DataFrame, size: pd.DataFrame, budget: float) -> dict[str,
     of an integer program. ``loss`` and ``size`` (bytes) are layers by bits.
     ValueError if even the smallest choice is over the budget.
     """
-    in_bits = (8 * size).round().astype(int)
+    in_bits = (8 * size.loc[loss.index, loss.columns]).round().astype(int)
     unit = int(np.gcd.reduce(in_bits.to_numpy().ravel()))
     steps = in_bits.to_numpy() // unit
     best = np.zeros(int(8 * budget / unit + 1e-9) + 1)  # least loss of the layers so far, by size

@@ -88,6 +88,7 @@ def reconvert(
     made = qconfig(weights=weights, activations=activations, bits=bits)
     for observer in ptq.observers(prepared).values():
         observer.quant_max, observer.qscheme = 2**bits - 1, ACTIVATIONS[activations]
+        observer.has_customized_qrange = True  # or symmetric puts the zero point at 128
     for module in prepared.modules():
         if getattr(module, "qconfig", None):
             module.qconfig = module.qconfig._replace(weight=made.weight)

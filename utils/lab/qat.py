@@ -6,6 +6,7 @@ Through Stochastic Neurons for Conditional Computation, 2013).
 """
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pandas as pd
@@ -52,7 +53,8 @@ class RoundedWeight(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Return S q, whose gradient reaches both the weight and the step."""
         q = self.codes(weight)
-        slow = (q[0].numel() * max(1, q.abs().max().item())) ** -0.5  # Esser et al., section 2.2
+        most = 1 if self.bits == TERNARY else limits(self.bits)[1]
+        slow = (q[0].numel() * most) ** -0.5  # Esser et al., section 2.2
         size = self.step.abs()  # a step that training moves across zero stays one
         step = size.detach() + slow * (size - size.detach())
         if self.bits == TERNARY:
@@ -110,7 +112,8 @@ def load_or_train(
     recipe = replace(recipe, epochs=min(4, recipe.epochs), peak_lr=recipe.peak_lr / 5)
     name = f"qat-{bits}-{ZEROS}-{models.weights_hash(fused)}-{recipe.key}.pt"
     path = settings.artifacts_dir / name
-    with locked(path, "training this model"):
+    done = path.exists() and len(training.read_checkpoint(path, recipe)["history"]) == recipe.epochs
+    with nullcontext() if done else locked(path, "training this model"):
         student, history = training.train(
             dataset, recipe, device=settings.device, checkpoint=path, model=prepare(fused, bits)
         )

@@ -147,10 +147,11 @@ function mount(root, bytes, engineSource) {
     const figure = $(".maps").lastElementChild, canvas = figure.firstElementChild;
     canvas.setAttribute("aria-label", `Codes of ${title}. Enter explains the brightest one.`);
     canvas.onclick = (event) => {
-      const box = canvas.getBoundingClientRect();
-      const at = (side, length, start) => Math.floor(((side - start) / length));
-      const column = Math.min(canvas.width - 1, at(event.clientX * canvas.width, box.width, box.left * canvas.width));
-      const row = Math.min(canvas.height - 1, at(event.clientY * canvas.height, box.height, box.top * canvas.height));
+      if (!latest) return;
+      const at = (place, shown, size) =>
+        Math.max(0, Math.min(size - 1, Math.floor((place * size) / shown)));
+      const column = at(event.offsetX, canvas.clientWidth, canvas.width);
+      const row = at(event.offsetY, canvas.clientHeight, canvas.height);
       const [height, width, channels] = latest.out[name].shape;
       const c = Math.floor(row / height) * (canvas.width / width) + Math.floor(column / width);
       if (c < channels) tell(name, ((row % height) * width + (column % width)) * channels + c);
@@ -284,7 +285,7 @@ function mount(root, bytes, engineSource) {
   $(".clear").onclick = () => (wipe(), (sample = -1), [px, py] = [140, 60]);
   const choose = (by) => {
     const count = model.labels.length;
-    sample = (sample + by + count) % count;
+    sample = (Math.max(sample, by < 0 ? 0 : -1) + by + count) % count;
     const picture = model.samples.slice(784 * sample, 784 * sample + 784), image = pen.createImageData(28, 28);
     picture.forEach((p, n) => image.data.set([p, p, p, 255], 4 * n));
     const small = document.createElement("canvas");
