@@ -366,6 +366,11 @@ def test_diagnose_refuses_what_makes_no_sense(float_model, int8_model, images):
         diagnosis.diagnose(float_model, float_model, images)
     with pytest.raises(ValueError, match="no images: take a few hundred"):
         diagnosis.diagnose(float_model, int8_model, images[:0])
+    with pytest.raises(ValueError, match="NaN or infinity in the float32 output of 'quant'"):
+        diagnosis.diagnose(float_model, int8_model, images[:8] * float("nan"))
+    other = nn.Sequential(nn.Conv2d(1, 1, 3)).eval()
+    with pytest.raises(ValueError, match="layers that the int8 model lacks: 0"):
+        diagnosis.diagnose(other, int8_model, images[:8])
 
 
 def test_shifted_digits_are_no_fault_of_quantization(float_model, int8_model, digits):

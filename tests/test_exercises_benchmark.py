@@ -42,6 +42,7 @@ def test_a_wrong_cause_sends_to_the_fact_of_that_timing(run):
         ((R.mean(), *RIGHT[1:]), "follows outliers"),
         ((np.median(1 / R), *RIGHT[1:]), "float32 by int8"),
         ((1.0, *RIGHT[1:]), "defines it"),
+        ((np.nan, *RIGHT[1:]), "defines it"),
         ((RIGHT[0], R.min(), R.max()), "the range"),
         ((RIGHT[0], *np.quantile(R, [0.025, 0.975])), "Single rounds"),
     ],

@@ -34,6 +34,11 @@ def crop(conv, size, shift=True, front=False, keep=False):
     return new
 
 
+def replace(conv, other):
+    vars(conv).update(vars(other))
+    return conv
+
+
 @pytest.mark.parametrize(
     ("wrong", "hint"),
     [({"shift": False}, "padding as well"), ({"front": True}, "output changed")]
@@ -44,6 +49,9 @@ def test_crop(wrong, hint, capsys):
     assert "Correct" in capsys.readouterr().out
     with pytest.raises(Hint, match=hint):
         deployment.check_crop(lambda conv, size: crop(conv, size, **wrong))
+    if "keep" not in wrong:
+        with pytest.raises(Hint, match=r"output changed|padding as well"):  # crops what it is given
+            deployment.check_crop(lambda conv, size: replace(conv, crop(conv, size, **wrong)))
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ def test_rounding_rules():
     halves = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 0.4, -0.6], dtype=np.float32)
     assert integer.round_to(halves, "half even").tolist() == [0, 2, 2, 0, -2, 0, -1]
     assert integer.round_to(halves, "half away").tolist() == [1, 2, 3, -1, -2, 0, -1]
+    assert integer.round_to(np.float32([0.49999997]), "half away").tolist() == [0]
 
 
 def test_a_patch_is_ordered_by_row_column_and_channel():

@@ -53,6 +53,10 @@ def test_a_group_has_a_scale_of_its_own():
     assert made["0"].codes.tolist() == [[1, -1, 1, -1]]  # 1.5 rounds to 2, beyond the largest
     assert_close(made["0"].weight, torch.tensor([[1, -1, 0.2, -0.2]]))
     assert made["1"].scale.tolist() == [1]
+    for size in (4, 100):  # more than a channel has: groups cross no channels
+        assert_close(
+            lowbit.scales(torch.tensor([[1.5, 0], [0.3, 0]]), 2, per=size), torch.tensor([1.0, 0.2])
+        )
 
 
 def test_least_squared_error_cuts_what_minmax_keeps():
@@ -332,6 +336,7 @@ def test_the_allocation_is_the_best_that_fits():
     size = pd.DataFrame({2: [1, 1], 8: [4, 6]}, index=["a", "b"])
     assert lowbit.allocate(loss, size, 7) == {"a": 2, "b": 8}
     assert lowbit.allocate(loss, size, 5) == {"a": 8, "b": 2}
+    assert lowbit.allocate(loss, size.iloc[::-1, ::-1], 5) == {"a": 8, "b": 2}
     with pytest.raises(ValueError, match="at least 2 bytes"):
         lowbit.allocate(loss, size, 1)
 

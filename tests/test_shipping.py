@@ -170,6 +170,14 @@ def test_a_picture_becomes_white_on_black_and_centered(ink, paper, tmp_path):
     assert abs(rows.mean() - 13.5) < 0.6 and abs(columns.mean() - 13.5) < 0.6
 
 
+def test_ink_on_nothing_is_ink_on_white_paper(tmp_path):
+    ink = cross(120, 255, 0, 12, 48)
+    Image.merge("LA", [Image.new("L", (120, 120)), Image.fromarray(ink)]).save(tmp_path / "a.png")
+    Image.fromarray(255 - ink).save(tmp_path / "b.png")
+    a, b = (classify.digit(tmp_path / name) for name in ("a.png", "b.png"))
+    assert np.array_equal(a, b)
+
+
 def test_a_shadow_on_the_paper_is_no_ink(tmp_path):
     shadow = np.add.outer(np.arange(120), np.arange(120)) * 0.5
     Image.fromarray(np.uint8(cross(120, 60, 240, 40, 40) - shadow * 0.5)).save(tmp_path / "a.png")

@@ -161,8 +161,8 @@ def diagnose(
         raise ValueError("no images: take a few hundred of those that the model will meet")
     fused = ptq.fuse(float_model) if layers_of(float_model, nn.BatchNorm2d) else float_model
     exact, coarse = (ptq.layer_outputs(model, images) for model in (fused, int8_model))
-    if apart := sorted(exact.keys() ^ coarse.keys()):
-        raise ValueError(f"layers of only one of the two models: {', '.join(apart)}")
+    if missing := sorted(exact.keys() - dict(int8_model.named_modules()).keys()):
+        raise ValueError(f"layers that the int8 model lacks: {', '.join(missing)}")
     if bad := [name for name, output in exact.items() if not output.isfinite().all()]:
         raise ValueError(f"NaN or infinity in the float32 output of {bad[0]!r}: check the images")
     default = tq.get_default_qconfig(torch.backends.quantized.engine).activation()
