@@ -1,6 +1,7 @@
 """Each road where its package is installed, and the folder that is shipped."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -144,6 +145,12 @@ def test_a_fresh_process_loads_any_file(name, shipments):
     found = shipping.startup(shipments[name], threads=2)
     assert list(found) == ["load_ms", "first_ms", "memory_mb"]
     assert min(found.values()) > 0 and found["memory_mb"] < 4000
+
+
+def test_a_file_that_cannot_be_loaded_is_named(shipments, tmp_path):
+    gone = replace(shipments["int8_eager"], path=tmp_path / "gone.pt")
+    with pytest.raises(RuntimeError, match=r"gone.pt does not load in a fresh process"):
+        shipping.startup(gone)
 
 
 def test_one_export_serves_every_road_that_begins_with_it(network):

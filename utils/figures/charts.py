@@ -242,7 +242,7 @@ def heat_map(
     drawn = ax.imshow(values, cmap=colors, norm=norm, aspect="auto")
     for (row, column), value in ndenumerate(values):
         red, green, blue, _ = drawn.cmap(drawn.norm(value))
-        dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
+        dark = isfinite(value) and 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
         text = short(value) if isfinite(value) else "–"
         ax.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
     ax.set_xticks(range(table.shape[1]), [str(name) for name in table.columns], fontsize=9)

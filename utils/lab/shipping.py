@@ -156,7 +156,7 @@ def startup(ship: Shipment, threads: int = 1) -> dict[str, float]:
     """Load a file in a fresh process, on so many threads, and call it once.
 
     Returns load_ms (with the imports; an eager file needs the course, all others do not), first_ms,
-    memory_mb (resident set then).
+    memory_mb (resident set then). Raises RuntimeError with what the process said if it fails.
     """
     code = (
         "import json, pathlib, psutil, runpy, sys, time\n"
@@ -171,7 +171,9 @@ def startup(ship: Shipment, threads: int = 1) -> dict[str, float]:
     )
     eager = ship.path.suffix == ".pt"
     module, name = (__file__, "load_eager") if eager else (classify.__file__, "load")
-    _, said = _python(code, ship.path, module, name, threads, settings.PROJECT, threads=threads)
+    end, said = _python(code, ship.path, module, name, threads, settings.PROJECT, threads=threads)
+    if end:
+        raise RuntimeError(f"{ship.path.name} does not load in a fresh process: {said[-500:]}")
     return json.loads(said.splitlines()[-1])
 
 
