@@ -11,6 +11,7 @@ import argparse
 import json
 import lzma
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
@@ -69,6 +70,16 @@ def rows_of(config: settings.Settings, dataset: data.Dataset) -> list[dict]:
     return rows
 
 
+def others(path: Path, seed: int, images: int) -> list[dict]:
+    """Read the rows of all other seeds; those of other test images end the program."""
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    rows = pd.DataFrame(record.get("table", {})).to_dict("records")
+    rows = [row for row in rows if row["seed"] != seed]
+    if any(row["images"] != images for row in rows):
+        raise SystemExit(f"{path.name} has other test images: set COURSE_RESULTS anew")
+    return rows
+
+
 def main() -> None:
     """Make the rows of the seeds asked for, and put them into the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -77,15 +88,12 @@ def main() -> None:
     for seed in parser.parse_args().seeds:
         chosen = replace(config, seed=seed)
         dataset = data.load(chosen)
+        path, images = config.results_dir / "seeds.json", len(dataset.test_labels)
+        others(path, seed, images)  # before hours of training
         rows = rows_of(chosen, dataset)
-        path = config.results_dir / "seeds.json"
         with files.locked(config.artifacts_dir / "seeds.json", "writing the seeds"):
-            record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            kept = pd.DataFrame(record.get("table", {})).to_dict("records")
-            kept = [row for row in kept if row["seed"] != seed]
-            if any(row["images"] != len(dataset.test_labels) for row in kept):
-                raise SystemExit(f"{path.name} has other test images: set COURSE_RESULTS anew")
-            table = pd.DataFrame(kept + rows).sort_values("seed", kind="stable")
+            table = pd.DataFrame(others(path, seed, images) + rows)
+            table = table.sort_values("seed", kind="stable")
             record = {"table": table}
             record["environment"] = environment.describe(chosen, dataset.source)
             results.save(path, record)

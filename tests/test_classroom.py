@@ -21,6 +21,8 @@ def check_answer(answer):
     if answered(answer):
         if answer != 42:
             raise Hint(f"{answer} is not the product of six and seven")
+        if not isinstance(answer, int):
+            raise Hint("A whole number.")
         correct("Six times seven.")
 """
 
@@ -92,7 +94,7 @@ def test_notes_list_solution_and_hints(lesson, tmp_path, monkeypatch):
     notes = classroom.notes({"00_lesson": lesson})
     assert "## 00_lesson: A lesson" in notes
     assert f"```python\n{SOLUTION}\n```" in notes
-    assert "- … is not the product of six and seven" in notes
+    assert "- … is not the product of six and seven" in notes and "- A whole number." in notes
 
 
 def test_nbgrader_gives_the_solution_its_point_and_the_untouched_version_none(

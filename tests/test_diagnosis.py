@@ -149,6 +149,22 @@ def test_one_calibration_serves_every_choice(fused, images, choices):
     assert torch.equal(logits(observers.reconvert(model, *choices), images), expected)
 
 
+def test_symmetric_codes_are_in_the_middle_also_after_the_default_qconfig(fused, images):
+    model = ptq.prepare(fused)
+    ptq.calibrate(model, images)
+    assert observers.reconvert(model, activations="symmetric", bits=7).quant.zero_point in (63, 64)
+
+
+def test_a_channel_whose_code_is_the_lowest_is_not_the_weakest():
+    layer = torch.ao.nn.quantized.Linear(2, 2)
+    codes = torch.tensor([[-128, 2], [64, 0]], dtype=torch.int8)  # int8 has no 128
+    layer.set_weight_bias(torch._make_per_tensor_quantized_tensor(codes, 1.0, 0), None)
+    layer.scale, layer.zero_point = 0.5, 0
+    row = {"saturated": 0, "seen_low": 0, "seen_high": 127, "own_db": 40, "weight_db": 40}
+    said = diagnosis._verdict(row, torch.ones(1, 2), layer, 8, False)
+    assert said == "note: per-tensor weights: channel 1 is left with 7.0 of 8 bits"
+
+
 @pytest.mark.parametrize("weights", observers.WEIGHTS)
 def test_rounded_weights_are_those_of_the_int8_layer(fused, images, weights):
     before = fused.layer1[0].conv2.weight.detach().clone()

@@ -88,6 +88,7 @@ def test_documents_name_what_there_is():
         ("00_a.html", "<p>words</p>", None),  # no notebook of that name draws
         ("00_a.html", '<img src="data:image/png;base64,AAAAAAAAAAAAAAAA">', "1 of its images"),
         ("00_a.html", '<img src="gone.png">', "1 of its images missing"),
+        ("00_a.html", '<link rel="shortcut icon" href="https://example.org/a.ico">', "a.ico"),
         ("00_a.html", None, "00_a.html is missing"),
         ("04_cpu_benchmark.html", "<p>words</p>", "all of its images missing"),
     ],

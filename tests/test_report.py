@@ -397,6 +397,13 @@ def test_a_kernel_that_dies_is_told_in_words(tmp_path):
     assert "died" in run.error and "memory" in run.error
 
 
+def test_a_kernel_that_does_not_start_is_told_in_words(tmp_path, monkeypatch):
+    (tmp_path / "ipykernel_launcher.py").write_text("raise SystemExit(1)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    _, run = report.execute(save(tmp_path, "01_a", new_code_cell("1")))
+    assert "died" in run.error
+
+
 def test_nothing_runs_in_an_unfit_environment(house, pretend_to_execute, monkeypatch, capsys):
     rows = [("OK", "Python", "fine"), ("WARN", "x", "y"), ("FAIL", "free disk", "0.1 GB")]
     monkeypatch.setattr(report.environment, "check", lambda _: rows)
@@ -463,11 +470,14 @@ def test_two_reports_at_once_do_not_mix(house, pretend_to_execute, capsys):
     assert report.make(output, in_place=False) == 0
 
 
-def test_only_one_run_refreshes_the_committed_files(house, course, pretend_to_execute, capsys):
+def test_only_one_run_refreshes_the_committed_files(
+    house, course, pretend_to_execute, monkeypatch, capsys
+):
     path = save(house / "notebooks", "00_a", new_code_cell("1"))
     before = path.read_bytes()
-    folder = course.home / "artifacts"
+    folder = house / "artifacts"  # of the project, wherever the data and models are
     folder.mkdir()
+    monkeypatch.setattr(report.settings, "load", lambda: replace(course, home=house / "away"))
     with filelock.FileLock(folder / ".report.lock"):
         assert report.make(house / "elsewhere", in_place=True) == 1
     assert "another report is being made in artifacts/" in capsys.readouterr().out

@@ -193,6 +193,16 @@ def test_a_shadow_on_the_paper_is_no_ink(tmp_path):
     assert (np.abs(a - b) > 90).sum() < 10
 
 
+def test_a_picture_with_too_many_pixels_is_told_like_any_other(tmp_path, monkeypatch, capsys):
+    Image.fromarray(cross(120, 255, 0, 12, 48)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    (tmp_path / "model.json").write_text('{"sha256": {}, "model": ""}')
+    monkeypatch.setattr(classify, "__file__", str(tmp_path / "classify.py"))
+    monkeypatch.setattr(classify, "load", lambda _: None)
+    assert classify.main([str(tmp_path / "a.png")]) == 1
+    assert capsys.readouterr().out == "a.png: no digit: it cannot be read as a picture\n"
+
+
 def test_what_is_not_one_digit_is_refused(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (80, 80)).astype(np.uint8)
     wide = np.zeros((60, 150), np.uint8)

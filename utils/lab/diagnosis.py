@@ -138,7 +138,8 @@ def diagnose(
     ----------
     float_model, int8_model : nn.Module
         A :class:`~utils.models.ResNet18`, or any fused float32 model, and its int8 twin, with the
-        same names of layers; or a ValueError is raised, as if float32 gives NaN or infinity.
+        same names of layers. A ValueError is raised if the latter lacks one, or if float32 gives
+        NaN or infinity.
     images : Tensor
         float32, shape (N, channels, H, W), normalized as in production; a few hundred.
     bits : int, optional

@@ -112,8 +112,8 @@ def load_or_train(
     recipe = replace(recipe, epochs=min(4, recipe.epochs), peak_lr=recipe.peak_lr / 5)
     name = f"qat-{bits}-{ZEROS}-{models.weights_hash(fused)}-{recipe.key}.pt"
     path = settings.artifacts_dir / name
-    done = path.exists() and len(training.read_checkpoint(path, recipe)["history"]) == recipe.epochs
-    with nullcontext() if done else locked(path, "training this model"):
+    made = training.read_checkpoint(path, recipe).get("history", ()) if path.exists() else ()
+    with nullcontext() if len(made) == recipe.epochs else locked(path, "training this model"):
         student, history = training.train(
             dataset, recipe, device=settings.device, checkpoint=path, model=prepare(fused, bits)
         )

@@ -164,8 +164,8 @@ def means_by(table: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
 def points_by(table: pd.DataFrame, by: list[str], images: int | None = None) -> pd.DataFrame:
     """Return each group's :func:`points_interval`, from one row of :func:`cost` per draw.
 
-    With ``images`` in all, each draw was tested on a part of its own; lost and won are then
-    numbered over all of them, not within the part, as :func:`cost` does.
+    With ``images`` in all, each draw was tested on a part of its own. Lost and won are then
+    numbered over all of them; :func:`cost`, which sees one part, numbers them within it.
     """
 
     def points(group: pd.DataFrame) -> tuple[float, float, float]:
