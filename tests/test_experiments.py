@@ -85,7 +85,11 @@ def test_so_does_a_function_beside_it_and_what_that_uses(monkeypatch):
     sources = experiments._sources(helped)
     assert "def several" in sources[1]
     assert "def helper" not in "".join(sources)
-    assert "def several" in "".join(experiments._sources(lambda xs: [several(x) for x in xs]))
+
+    def hidden(xs):
+        return sum(several(x) for x in xs)
+
+    assert any(source.startswith("def several") for source in experiments._sources(hidden))
     assert len(experiments._library()) == 64
 
 
