@@ -161,6 +161,10 @@ def _dense_conv2d(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return y.view(len(x), len(rows), len(columns), -1).permute(0, 3, 1, 2)
 
 
+def _channels_last_conv2d(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    return _dense_conv2d(conv, x.contiguous(memory_format=torch.channels_last))
+
+
 def place() -> tuple[int, int]:
     """Return this process's rank, and how many processes train together: (0, 1) for one."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -256,15 +260,11 @@ def train(
         loss = _train_epoch(net, data, recipe, normalize, optimizer, schedule, generator, epoch)
         seconds = time.perf_counter() - start
         logits = predict(model, normalize(data.test_images))
-        row = {
-            "epoch": epoch,
-            "train_loss": loss,
-            "test_loss": F.cross_entropy(logits, data.test_labels).item(),
-            "test_accuracy": accuracy(logits, data.test_labels),
-            "seconds": seconds,
-            "images_per_second": steps * size / seconds,
-            "learning_rate": schedule.get_last_lr()[0],
-        }
+        row = {"epoch": epoch, "train_loss": loss}
+        row["test_loss"] = F.cross_entropy(logits, data.test_labels).item()
+        row["test_accuracy"] = accuracy(logits, data.test_labels)
+        row |= {"seconds": seconds, "images_per_second": steps * size / seconds}
+        row["learning_rate"] = schedule.get_last_lr()[0]
         history.append(row)
         if checkpoint is not None and rank == 0:
             state = {"recipe": asdict(recipe)}
@@ -321,12 +321,16 @@ def _train_epoch(model, data, recipe, normalize, optimizer, schedule, generator,
 def predict(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
     """Return the float32 logits (N, classes) of normalized images (N, C, H, W).
 
-    The model is left in eval mode. Raises ValueError if there are no images.
+    The model is left in eval mode. Float convolutions run on channels last and without the work of
+    :func:`without_padding_work`: the same to rounding, and twice as fast on a CPU. Raises
+    ValueError if there are no images.
     """
     if not len(images):
         raise ValueError("no images to classify: the slice or the data set is empty")
     model.eval()
-    with torch.inference_mode(), threads_for_idle_cores():
+    convs = [m for m in model.modules() if type(m).forward is nn.Conv2d.forward]
+    faster = _forward_by(_channels_last_conv2d, convs)
+    with torch.inference_mode(), threads_for_idle_cores(), faster:
         return torch.cat([model(batch).float() for batch in batches(images, size=batch_size)])
 
 

@@ -23,7 +23,7 @@ from torch.ao.nn.intrinsic import ConvReLU2d
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from utils import files
+from utils import files, training
 from utils import quantization as ptq
 from utils.models import BasicBlock, hooked, layers_of, tq
 
@@ -232,32 +232,63 @@ def _learn_rounding(
 ) -> dict[str, Tensor]:
     """Learn the rounding of these layers of a module together, so that its output is the target."""
     place = {id(parameter): name for name, parameter in module.named_parameters()}
-    inner, grid = layers(module), {}
-    for name, made in start.items():
-        weight = core(inner[name]).weight
-        step = _steps(made.scale, weight)
-        down = (weight.detach() / step).floor()
-        v = torch.logit((weight.detach() / step - down + 0.1) / 1.2).requires_grad_()
-        grid[name] = place[id(weight)], step, down, v, limits(made.bits)
-    optimizer = torch.optim.Adam([v for _, _, _, v, _ in grid.values()], rate)
+    inner, met = layers(module), inputs_of(module, x[:1])
+    roundings = {
+        name: _Rounding(core(inner[name]), met[name], made) for name, made in start.items()
+    }
+    optimizer = torch.optim.Adam([one.v for one in roundings.values()], rate, fused=True)
     generator = torch.Generator().manual_seed(0)
     for number in range(steps):
         chosen = torch.randint(len(x), (min(64, len(x)),), generator=generator)
         rounded, penalty, beta = {}, 0, 20 - 18 * (number / steps - 0.2) / 0.8
-        for key, step, down, v, (low, high) in grid.values():
-            h = rectified_sigmoid(v)
-            rounded[key] = step * (down + h).clamp(low, high)
+        for one in roundings.values():
+            h = rectified_sigmoid(one.v)
+            rounded[place[id(one.layer.weight)]] = one.weight(h)
             if number >= steps // 5:  # the first fifth is without the regularizer
                 penalty = penalty + 0.01 * rounding_penalty(h, beta)
-        wrong = functional_call(module, rounded, (x[chosen],)) - target[chosen]
+        with training.without_padding_work(module):
+            wrong = functional_call(module, rounded, (x[chosen],)) - target[chosen]
         loss = wrong.square().sum(1).mean() + penalty
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return {
-        name: (down + (v.detach() >= 0)).clamp(low, high).to(torch.int8)
-        for name, (_, _, down, v, (low, high)) in grid.items()
-    }
+    return {name: one.codes() for name, one in roundings.items()}
+
+
+class _Rounding:
+    """What is learned of one layer: V, for the taps of its kernel that meet data.
+
+    A weight that meets nothing but padding has no gradient but the regularizer's, which pushes it
+    to the nearest code: it keeps the code of ``start``. On tiny maps these are most weights.
+    """
+
+    def __init__(self, layer: nn.Module, x: Tensor, start: Quantized):
+        self.layer, self.start, self.taps = layer, start, slice(None)
+        if isinstance(layer, nn.Conv2d):
+            self.taps = _patches(layer, torch.ones_like(x[:1, :1])).amax((0, 2)).nonzero()[:, 0]
+        self.step = self._met(_steps(start.scale, layer.weight))
+        real = self._met(layer.weight.detach()) / self.step
+        self.down = real.floor()
+        self.v = torch.logit((real - self.down + 0.1) / 1.2).requires_grad_()
+
+    def weight(self, h: Tensor) -> Tensor:
+        """Return ``S clip(floor(W/S) + h, n, p)``."""
+        return self._put(self.start.weight, self.step * self._clipped(h))
+
+    def codes(self) -> Tensor:
+        """Return the codes, int8, with every weight rounded to the side that V chooses."""
+        return self._put(self.start.codes, self._clipped(self.v.detach() >= 0).to(torch.int8))
+
+    def _clipped(self, up: Tensor) -> Tensor:
+        return (self.down + up).clamp(*limits(self.start.bits))
+
+    def _met(self, whole: Tensor) -> Tensor:
+        return whole.flatten(2)[..., self.taps] if whole.ndim > 2 else whole
+
+    def _put(self, whole: Tensor, met: Tensor) -> Tensor:
+        if whole.ndim < 3:
+            return met
+        return whole.flatten(2).index_copy(2, self.taps, met).view(whole.shape)
 
 
 def rectified_sigmoid(v: Tensor) -> Tensor:
@@ -279,7 +310,7 @@ def gptq(layer: nn.Module, x: Tensor, _target: Tensor | None, start: Quantized) 
     """
     module = core(layer)
     if isinstance(module, nn.Conv2d):
-        x = F.unfold(x, module.kernel_size, 1, module.padding, module.stride).transpose(1, 2)
+        x = _patches(module, x).transpose(1, 2)
     patches = x.flatten(0, -2)
     hessian = 2 * patches.T @ patches
     live = hessian.diagonal() > 0
@@ -511,6 +542,11 @@ def unpack(path: Path) -> tuple[dict[str, Quantized], dict[str, Tensor]]:
         quantized[name] = Quantized(torch.from_numpy(codes.astype(np.int8)), scale, bits)
         biases[name] = torch.from_numpy(arrays[f"{name}/bias"])
     return quantized, biases
+
+
+def _patches(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Return what each weight of an output channel meets: (N, weights, positions)."""
+    return F.unfold(x, conv.kernel_size, conv.dilation, conv.padding, conv.stride)
 
 
 def _steps(scale: Tensor, like: Tensor) -> Tensor:
