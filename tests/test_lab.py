@@ -33,6 +33,9 @@ SHOW = f"""{FIND} const all = panel.content.widgets;
 const at = all.findIndex((c) => c.model.sharedModel.source.includes(arguments[1]));
 panel.content.activeCellIndex = at;
 panel.content.scrollToItem(at, "center");"""
+# In one step: an element that is held may be replaced before it is asked.
+READ = """const found = document.querySelectorAll(`.jp-mod-active ${arguments[0]}`);
+return [...found].at(-1)?.[arguments[1]] ?? "";"""
 SAVE = f"""const done = arguments[1]; {FIND}
 panel.context.save().then(() => done(""), (error) => done(String(error)));"""
 
@@ -123,24 +126,28 @@ def test_the_quickstart_runs_to_its_end(lab):
 
 @pytest.fixture(scope="module")
 def fusion(lab):
-    """Notebook 03 after running it in the browser, and what finds elements in a cell of it."""
+    """Notebook 03 after running it in the browser, and what finds and reads elements of a cell."""
     notebook, browser = run_all(*lab, FUSION), lab[0]
 
     def find(source, css):
         browser.execute_script(SHOW, FUSION, source)
         return wait(lambda: browser.find_elements("css selector", f".jp-mod-active {css}"))
 
-    return notebook, find
+    def read(source, css, what):
+        find(source, css)
+        return browser.execute_script(READ, css, what)
+
+    return notebook, find, read
 
 
 def test_a_slider_draws_its_figure_again(fusion):
-    notebook, find = fusion
+    notebook, find, read = fusion
     call = "quantization_figures.number_line"
     (cell,) = [cell for cell in notebook.cells if call in cell.source]
     assert "application/vnd.jupyter.widget-view+json" in str(cell.outputs)
 
     def picture():
-        return find(call, ".jupyter-widgets img")[-1].get_attribute("src")
+        return read(call, ".jupyter-widgets img", "src")
 
     before = picture()
     find(call, ".widget-hslider .noUi-handle")[-1].send_keys("\ue012")  # left arrow: one bit less
@@ -149,5 +156,5 @@ def test_a_slider_draws_its_figure_again(fusion):
 
 
 def test_the_playground_classifies_a_digit_in_its_cell(fusion):
-    _, find = fusion
-    wait(lambda: find("playground.widget", ".answer")[0].text.isdecimal())
+    *_, read = fusion
+    wait(lambda: read("playground.widget", ".answer", "innerText").isdecimal())
