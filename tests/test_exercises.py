@@ -3,7 +3,7 @@
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from utils.exercises import Hint, answered
+from utils.exercises import Hint, answered, expect
 
 
 def test_a_cell_that_was_not_filled_in_is_reminded_and_graded_as_wrong(monkeypatch, capsys):
@@ -22,3 +22,10 @@ def test_a_hint_is_shown_as_one_line(capsys):
     assert isinstance(result.error_in_exec, Hint)
     out = capsys.readouterr().out
     assert out.strip() == "Not yet. look at section 2"
+
+
+@pytest.mark.parametrize("answer, hint", [("44.7 MB", "'44.7 MB' is a text"), (4.4, "count again")])
+def test_a_wrong_number_and_a_text_get_their_hint(answer, hint):
+    with pytest.raises(Hint, match=hint):
+        expect(answer, 44.7, {}, "count again")
+    expect(44.7, 44.7, {}, "count again")

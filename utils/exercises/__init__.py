@@ -38,8 +38,10 @@ def expect(answer: float, right: float, hints: dict, other: str, within: float =
     Raises
     ------
     Hint
-        The one that ``hints`` has for this wrong number, or ``other``.
+        The one that ``hints`` has for this wrong number, or ``other``; also for a text.
     """
+    if isinstance(answer, str):
+        raise Hint(f"{answer!r} is a text: write the number without quotation marks or unit.")
     if not isclose(answer, right, rel_tol=within):
         known = (hint for wrong, hint in hints.items() if isclose(answer, wrong, rel_tol=within))
         raise Hint(next(known, other))

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Collection
 
-import torch
-from torch import nn
+from torch import allclose, nn, randn
 
 from utils.exercises import Hint, answered, correct
 
@@ -37,14 +36,14 @@ def check_front(front: Callable[[dict], Collection[str]]) -> None:
 def check_crop(crop: Callable[[nn.Conv2d, int], nn.Conv2d]) -> None:
     """Check a function that crops a square kernel for square images of one size."""
     for kernel, stride, padding, size in CASES if crop is not ... else ():
-        conv, images = nn.Conv2d(2, 3, kernel, stride, padding), torch.randn(4, 2, size, size)
+        conv, images = nn.Conv2d(2, 3, kernel, stride, padding), randn(4, 2, size, size)
         want, small = conv(images), crop(conv, size)
         if not answered(small):
             return
         case = f"kernel {kernel}, stride {stride}, padding {padding}, image {size}"
         if (got := small(images)).shape != want.shape:
             raise Hint(f"{case}: taps cut at the front come off the padding as well.")
-        if not torch.allclose(got, want, atol=1e-5):
+        if not allclose(got, want, atol=1e-5):
             raise Hint(f"{case}: the output changed: which taps did you keep?")
         if (kernel, size) == (3, 1) and small.weight.shape[-1] != 1:
             raise Hint(f"{case}: nothing was cut, though eight of nine taps meet only padding.")

@@ -2,9 +2,8 @@
 
 from itertools import product
 
-import torch
 from pandas import DataFrame
-from torch import Tensor
+from torch import Tensor, allclose, equal
 
 from utils.exercises import Hint, answered, correct, expect
 
@@ -24,11 +23,11 @@ def check_ternary(found: Tensor, weight: Tensor) -> None:
         kept = weight.abs() > 0.7 * weight.abs().mean()
         if len(found.unique()) > 3:
             raise Hint("There are more than three values: one scale serves the whole tensor.")
-        if not torch.equal(found != 0, kept):
+        if not equal(found != 0, kept):
             raise Hint("Other weights are zero: those up to 0.7 times the mean absolute weight.")
-        if not torch.allclose(found.abs().max(), weight[kept].abs().mean()):
+        if not allclose(found.abs().max(), weight[kept].abs().mean()):
             raise Hint("The scale is the mean absolute value of the weights that are kept.")
-        if not torch.equal(found.sign(), weight.sign() * kept):
+        if not equal(found.sign(), weight.sign() * kept):
             raise Hint("A kept weight has lost its sign.")
         correct("Three values are left, and log2(3) = 1.58 bits would store one of them.")
 
