@@ -188,6 +188,21 @@ def test_adaround_looks_behind_the_relu():
     assert codes.item() == 0
 
 
+def test_adaround_learns_only_the_taps_that_meet_data():
+    """On a 1x1 map with padding 1 only the center does; it learns as it would alone."""
+    torch.manual_seed(0)
+    whole, alone = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+    alone.weight.data, alone.bias.data = whole.weight.data[..., 1:2, 1:2].clone(), whole.bias.data
+    x = torch.randn(64, 8, 1, 1)
+    begun = start(whole, 0.1)
+    codes = lowbit.adaround(whole, x, whole(x).detach(), begun)
+    center = lowbit.adaround(alone, x, alone(x).detach(), start(alone, 0.1))
+    kept = begun.codes.clone()
+    assert not torch.equal(center, kept[..., 1:2, 1:2])
+    kept[..., 1:2, 1:2] = center
+    assert torch.equal(codes, kept)
+
+
 def test_gptq_lets_the_next_column_make_up_for_an_error():
     """Equal inputs: the first 0.4 becomes 0, so the second has to carry nearly 0.8: code 1."""
     layer, x = linear([0.4, 0.4]), torch.ones(64, 2)
