@@ -39,7 +39,7 @@ def network(int8_model):
 @pytest.fixture(scope="module")
 def model(network, digits):
     pixels, labels = digits.test_images[:COUNT].numpy(), digits.test_labels.numpy()
-    return playground.pack(network, digits.mean, digits.std, pixels[:5], labels[:5])
+    return playground.pack(network, *vars(digits.normalizer()).values(), pixels[:5], labels[:5])
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_rounding_and_every_step_of_float32_at_its_edges(folder, digits):
     reals = (draw.integers(-40, 300, 20_000) + 0.5).astype(np.float32) * step
     a, b = Quantized(None, np.float32(0.021), 17), Quantized(None, np.float32(0.037), 4)
     pool = draw.integers(0, 256, (2, 2, 4_000), dtype=np.uint8)
-    mean, std = (float(np.float32(value)) for value in (digits.mean, digits.std))
+    mean, std = (float(np.float32(value)) for value in vars(digits.normalizer()).values())
     given = {
         "layers": [
             {

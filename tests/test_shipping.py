@@ -134,7 +134,7 @@ def test_a_shipped_folder_runs_without_the_course(name, shipments, digits, tmp_p
 
 def test_the_card_says_how_to_prepare_a_picture(shipments, digits, tmp_path):
     card = json.loads((shipments["int8_traced"].pack(tmp_path, digits) / "model.json").read_text())
-    assert (card["mean"], card["std"]) == (digits.mean, digits.std)
+    assert (card["mean"], card["std"]) == tuple(vars(digits.normalizer()).values())
     assert card["labels"] == [str(digit) for digit in range(10)]
 
 

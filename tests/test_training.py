@@ -342,6 +342,9 @@ def test_predict_leaves_a_convolution_of_its_own_kind_alone(images):
     torch.testing.assert_close(training.predict(plain, images), plain(images))
     assert seen == [1, images[0, 0].numel()]  # channels last, and as usual
     assert not training.predict(zero, images).any()
+    with training.without_padding_work(plain):
+        training.predict(plain, images)
+    assert "forward" not in vars(plain)
 
 
 def test_predict_equals_one_big_batch_and_uses_eval_mode(float_model, images):

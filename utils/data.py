@@ -47,7 +47,10 @@ class DataError(RuntimeError):
 
 @dataclass(frozen=True)
 class Normalizer:
-    """``(x / 255 - mean) / std``: uint8 (N, C, H, W) to float32 of the same shape."""
+    """``(x / 255 - mean) / std``: uint8 (N, C, H, W) to float32 of the same shape.
+
+    Mean and standard deviation of the training split's pixels are on the scale 0 to 1.
+    """
 
     mean: float
     std: float
@@ -85,16 +88,6 @@ class Dataset:
     def normalizer(self) -> Normalizer:
         """Return the function that gives the training split mean 0 and standard deviation 1."""
         return self._normalizer
-
-    @property
-    def mean(self) -> float:
-        """Mean pixel of the training split, on the scale 0 to 1."""
-        return self._normalizer.mean
-
-    @property
-    def std(self) -> float:
-        """Standard deviation of the training split's pixels, on the scale 0 to 1."""
-        return self._normalizer.std
 
     def to(self, device: str) -> "Dataset":
         """Return a copy whose tensors live on ``device``."""

@@ -328,7 +328,8 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
     if not len(images):
         raise ValueError("no images to classify: the slice or the data set is empty")
     model.eval()
-    convs = [m for m in model.modules() if type(m).forward is nn.Conv2d.forward]
+    plain = nn.Conv2d.forward  # and not that of a subclass, or one that took its place
+    convs = [m for m in model.modules() if getattr(m.forward, "__func__", None) is plain]
     faster = _forward_by(_channels_last_conv2d, convs)
     with torch.inference_mode(), threads_for_idle_cores(), faster:
         return torch.cat([model(batch).float() for batch in batches(images, size=batch_size)])

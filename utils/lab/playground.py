@@ -155,7 +155,8 @@ def build(model: nn.Module, calibration: Tensor, dataset: Dataset, count: int = 
     """
     int8 = quantization.quantize(model, calibration)
     images, labels = dataset.test_images[:2_000], dataset.test_labels[:2_000]
-    a, b = (predict(m, dataset.normalizer()(images)).argmax(1) for m in (model, int8))
+    normalize = dataset.normalizer()
+    a, b = (predict(m, normalize(images)).argmax(1) for m in (model, int8))
     said = {
         "int8 and float32 disagree on this one.": a != b,
         "Both models misread this one.": (a == b) & (b != labels),
@@ -169,7 +170,7 @@ def build(model: nn.Module, calibration: Tensor, dataset: Dataset, count: int = 
     order = [i for i, _ in chosen]
     network = IntegerResNet18.from_quantized(int8)
     pixels, right = images[order].numpy(), labels[order].numpy()
-    return pack(network, dataset.mean, dataset.std, pixels, right, [note for _, note in chosen])
+    return pack(network, normalize.mean, normalize.std, pixels, right, [note for _, note in chosen])
 
 
 def page(model: bytes) -> str:

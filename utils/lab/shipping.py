@@ -133,7 +133,7 @@ class Shipment:
             shutil.copy(path, folder)
         sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in self.files}
         card = {"model": self.path.name, "sha256": sums, "labels": dataset.classes, "sure": sure}
-        card |= {"mean": dataset.mean, "std": dataset.std}
+        card |= vars(dataset.normalizer())
         files.write_text(folder / "model.json", json.dumps(card, indent=1) + "\n")
         return folder
 
