@@ -56,7 +56,7 @@ def work(batch: int, calls: int | None):
             optimizer.step()
         marks.append(time.perf_counter())
         net.eval()
-        with threads(), torch.inference_mode():
+        with threads(), training.without_padding_work(net), torch.inference_mode():
             net(x)
         marks.append(time.perf_counter())
         yield [1e3 * (b - a) for a, b in itertools.pairwise(marks)]

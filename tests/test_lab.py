@@ -149,7 +149,7 @@ def test_a_slider_draws_its_figure_again(fusion):
     def picture():
         return read(call, ".jupyter-widgets img", "src")
 
-    before = picture()
+    before = wait(picture)
     find(call, ".widget-hslider .noUi-handle")[-1].send_keys("\ue012")  # left arrow: one bit less
     after = wait(lambda: (new := picture()) != before and new)
     assert before.startswith("data:image/png") and after.startswith("data:image/png")

@@ -195,12 +195,17 @@ def test_adaround_learns_only_the_taps_that_meet_data():
     alone.weight.data, alone.bias.data = whole.weight.data[..., 1:2, 1:2].clone(), whole.bias.data
     x = torch.randn(64, 8, 1, 1)
     begun = start(whole, 0.1)
+    begun.codes[..., 0, 0] += 1  # not the nearest
     codes = lowbit.adaround(whole, x, whole(x).detach(), begun)
     center = lowbit.adaround(alone, x, alone(x).detach(), start(alone, 0.1))
     kept = begun.codes.clone()
     assert not torch.equal(center, kept[..., 1:2, 1:2])
     kept[..., 1:2, 1:2] = center
     assert torch.equal(codes, kept)
+    whole.padding_mode = "circular"  # the padding holds data, too
+    assert (lowbit.adaround(whole, x, whole(x).detach(), begun) != kept)[..., 0, 0].any()
+    whole.padding, whole.padding_mode = "same", "zeros"
+    assert lowbit.adaround(whole, x, whole(x).detach(), begun).shape == kept.shape
 
 
 def test_gptq_lets_the_next_column_make_up_for_an_error():

@@ -321,15 +321,16 @@ def _train_epoch(model, data, recipe, normalize, optimizer, schedule, generator,
 def predict(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
     """Return the float32 logits (N, classes) of normalized images (N, C, H, W).
 
-    The model is left in eval mode. Float convolutions run on channels last and without the work of
-    :func:`without_padding_work`: the same to rounding, and twice as fast on a CPU. Raises
+    The model is left in eval mode. Float convolutions of the course's network run on channels last
+    and :func:`without_padding_work`: the same to rounding, and twice as fast on a CPU. Raises
     ValueError if there are no images.
     """
     if not len(images):
         raise ValueError("no images to classify: the slice or the data set is empty")
     model.eval()
+    modules = model.modules() if isinstance(model, ResNet18) else ()  # others may count on layouts
     plain = nn.Conv2d.forward  # and not that of a subclass, or one that took its place
-    convs = [m for m in model.modules() if getattr(m.forward, "__func__", None) is plain]
+    convs = [m for m in modules if getattr(m.forward, "__func__", None) is plain]
     faster = _forward_by(_channels_last_conv2d, convs)
     with torch.inference_mode(), threads_for_idle_cores(), faster:
         return torch.cat([model(batch).float() for batch in batches(images, size=batch_size)])

@@ -211,12 +211,13 @@ def inputs_of(
 def adaround(
     layer: nn.Module, x: Tensor, target: Tensor, start: Quantized, steps: int = 100, rate=0.05
 ) -> Tensor:
-    """Learn for every weight of a layer whether to round down or up; return int8 codes.
+    """Learn for the weights of a layer whether to round down or up; return int8 codes.
 
     Nagel et al.: Up or Down? Adaptive Rounding for Post-Training Quantization (ICML 2020), eqs.
     22 to 25: ``S clip(floor(W/S) + h(V), n, p)``, the error behind the activation function,
     ``|f(W x) - f(W-hat x-hat)|^2``, and the regularizer with beta from 20 to 2. ``x`` is x-hat,
-    ``target`` is f(W x). Adam; 64 inputs per step, drawn with a fixed seed.
+    ``target`` is f(W x). Adam; 64 inputs per step, drawn with a fixed seed. Weights that meet only
+    padding in ``x`` keep the codes of ``start``.
     """
     return _learn_rounding(layer, x, target, {"": start}, steps, rate)[""]
 
@@ -258,13 +259,15 @@ def _learn_rounding(
 class _Rounding:
     """What is learned of one layer: V, for the taps of its kernel that meet data.
 
-    A weight that meets nothing but padding has no gradient but the regularizer's, which pushes it
-    to the nearest code: it keeps the code of ``start``. On tiny maps these are most weights.
+    A weight that meets nothing but zeros of the padding has no gradient but the regularizer's,
+    which would push it to the nearest code: it keeps the code of ``start``, which is this one if
+    the start is :func:`quantize`'s. On tiny maps these are most weights.
     """
 
     def __init__(self, layer: nn.Module, x: Tensor, start: Quantized):
-        self.layer, self.start, self.taps = layer, start, slice(None)
-        if isinstance(layer, nn.Conv2d):
+        self.layer, self.start = layer, start
+        self.taps = torch.arange(layer.weight[0, 0].numel())
+        if getattr(layer, "padding_mode", "") == "zeros" and not isinstance(layer.padding, str):
             self.taps = _patches(layer, torch.ones_like(x[:1, :1])).amax((0, 2)).nonzero()[:, 0]
         self.step = self._met(_steps(start.scale, layer.weight))
         real = self._met(layer.weight.detach()) / self.step
@@ -272,7 +275,7 @@ class _Rounding:
         self.v = torch.logit((real - self.down + 0.1) / 1.2).requires_grad_()
 
     def weight(self, h: Tensor) -> Tensor:
-        """Return ``S clip(floor(W/S) + h, n, p)``."""
+        """Return ``S clip(floor(W/S) + h, n, p)`` where V is learned, else the start's weight."""
         return self._put(self.start.weight, self.step * self._clipped(h))
 
     def codes(self) -> Tensor:
