@@ -1,10 +1,12 @@
 """The files around the code agree with one another."""
 
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
 
+import pandas as pd
 import pytest
 
 from utils import results
@@ -109,3 +111,13 @@ def test_ruff_is_clean(arguments):
     command = [sys.executable, "-m", "ruff", *arguments, "--quiet", "."]
     run = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_a_new_seed_keeps_the_others_rows_and_refuses_other_test_images(tmp_path):
+    others = runpy.run_path(str(PROJECT / "benchmarks" / "seeds.py"))["others"]
+    path = tmp_path / "seeds.json"
+    assert others(path, 0, 10) == []
+    results.save(path, {"table": pd.DataFrame({"seed": [0, 1], "images": 10})})
+    assert others(path, 1, 10) == [{"seed": 0, "images": 10}]
+    with pytest.raises(SystemExit, match="has other test images"):
+        others(path, 1, 20)

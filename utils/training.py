@@ -322,7 +322,7 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
     """Return the float32 logits (N, classes) of normalized images (N, C, H, W).
 
     The model is left in eval mode. Float convolutions of the course's network run on channels last
-    and :func:`without_padding_work`: the same to rounding, and twice as fast on a CPU. Raises
+    and :func:`without_padding_work`: the same to rounding, about twice as fast on CPUs. Raises
     ValueError if there are no images.
     """
     if not len(images):
