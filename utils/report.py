@@ -251,9 +251,10 @@ def _train_all(kept: Path, *, second: bool) -> dict:
 def _execute_all(names: list[str], folder: Path, *, in_place: bool) -> Run | None:
     """Execute the notebooks and keep them in a folder; return one that failed, if any did.
 
-    Those that measure no time come first and share the cores; the others follow one by one.
+    Those that measure no time come first, from the last one, since 07 and 06 take longest, and
+    share the cores; the others follow one by one.
     """
-    shared = [name for name in names if not name.startswith(ALONE)]
+    shared = [name for name in reversed(names) if not name.startswith(ALONE)]
     cores = os.cpu_count() or 1
     workers = max(1, min(cores, len(shared)))
 
