@@ -1,13 +1,10 @@
 """What several tests share: settings in a temporary folder, the digits, and small models."""
 
-import os
-import shutil
-
 import pandas as pd
 import pytest
 import torch
 
-from utils import comparison, data, quantization, settings, training
+from utils import comparison, data, quantization, settings
 from utils.lab import playground
 from utils.models import ResNet18
 
@@ -50,18 +47,6 @@ def float_model(images):
 def int8_model(float_model, images):
     """The same network in int8; no test may change it."""
     return quantization.quantize(float_model, images)
-
-
-@pytest.fixture(scope="module")
-def trained_home(tmp_path_factory):
-    """A home with nothing but the float model of the quick profile, trained once for all tests."""
-    quick = settings.load(os.environ | {"COURSE_PROFILE": "quick"})
-    digits, folder = data.load(quick, announce=False), tmp_path_factory.mktemp("home")
-    training.load_or_train(quick, digits)
-    (folder / "artifacts" / "quick").mkdir(parents=True)
-    trained = training.checkpoint_path(quick, training.recipe_for(quick, digits))
-    shutil.copy(trained, folder / "artifacts" / "quick")
-    return folder
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import urllib.request
 import nbformat
 import pytest
 
+from utils import data, settings, training
 from utils.lab import playground
 from utils.report import NOTEBOOKS
 
@@ -39,13 +41,13 @@ panel.context.save().then(() => done(""), (error) => done(String(error)));"""
 
 
 @pytest.fixture(scope="module")
-def lab(trained_home):
+def lab(tmp_path_factory):
     """Serve a copy of the notebooks; return the browser, JupyterLab's address and the folder."""
     try:
         browser = playground.chromium()
     except (ImportError, FileNotFoundError) as error:
         pytest.skip(str(error))
-    folder = trained_home
+    folder = tmp_path_factory.mktemp("lab")
     (folder / "notebooks").mkdir()
     for name in (QUICKSTART, FUSION):
         notebook = nbformat.read(NOTEBOOKS / name, 4)
@@ -59,6 +61,12 @@ def lab(trained_home):
     token, command = secrets.token_hex(8), [sys.executable, "-m", "jupyterlab", "--no-browser"]
     command += [f"--ServerApp.port={port}", f"--IdentityProvider.token={token}", "--allow-root"]
     command += ["--LabApp.expose_app_in_browser=True", f"--notebook-dir={folder / 'notebooks'}"]
+    quick = settings.load(os.environ | {"COURSE_PROFILE": "quick"})
+    digits = data.load(quick, announce=False)
+    training.load_or_train(quick, digits)  # once for all tests, not once more in the browser
+    trained = training.checkpoint_path(quick, training.recipe_for(quick, digits))
+    (folder / "artifacts" / "quick").mkdir(parents=True)
+    shutil.copy(trained, folder / "artifacts" / "quick")
     environ = os.environ | {"COURSE_HOME": str(folder), "COURSE_PROFILE": "quick"}
     environ |= {"COURSE_WIDGETS": "auto", "HOME": str(folder)}
     with (folder / "log").open("w") as log:

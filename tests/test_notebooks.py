@@ -185,14 +185,14 @@ def test_the_quickstart_has_at_most_ten_code_cells_up_to_its_recap():
     assert sum(cell.cell_type == "code" for cell in core) <= 10
 
 
-def test_a_later_notebook_passes_alone(trained_home, monkeypatch):
-    """Notebook 03, opened first. (What comes first in a fresh clone trains the float model.)"""
-    monkeypatch.setenv("COURSE_HOME", str(trained_home))
+def test_a_later_notebook_passes_alone_with_nothing_there(tmp_path, monkeypatch):
+    """Notebook 03, opened first: an empty home, no checkpoint, no results."""
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path))
     monkeypatch.setenv("COURSE_PROFILE", "quick")
     monkeypatch.delenv("COURSE_RESULTS", raising=False)
     _, run = execute(NOTEBOOKS / "03_fusion_and_calibration.ipynb")
     assert run.error is None, run.error
-    folder = trained_home / "artifacts" / "quick" / "results"
+    folder = tmp_path / "artifacts" / "quick" / "results"
     assert (folder / "03_fusion_and_calibration.json").exists()
     assert PROJECT not in folder.parents
 
