@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 
 from utils import figures
 from utils.figures import benchmark
@@ -53,7 +54,7 @@ def test_the_roofline_names_the_layers_that_are_asked_for():
     fig, alt = benchmark.roofline(points, {"float32": (100, 50), "int8": (400, 50)}, ("q",))
     drawn(fig)
     assert [[text.get_text() for text in ax.texts] for ax in fig.axes] == [["q", "q"]] * 2
-    assert "Roof of int8: 400 GOP/s, 50 GB/s" in alt
+    assert "int8 roof: 400 GOP/s, 50 GB/s" in alt
     assert "batch 64, int8, q: 3 GOP/s" in alt
 
 
@@ -78,14 +79,15 @@ def test_rounds_are_medians_of_their_calls():
 def test_names_hide_neither_one_another_nor_a_point_nor_leave_their_panel():
     rows = [("float32", 1, "layer4.1.conv1", 2.0, 3.0), ("int8", 1, "layer4.1.conv1", 2.3, 3.1)]
     rows += [("float32", 1, "layer1.0.conv1", 2.1, 3.2), ("int8", 1, "conv1", 400.0, 90.0)]
+    rows += [("int8", 1, "no name", beside, 113.0) for beside in (300.0, 500.0)]
     points = pd.DataFrame(rows, columns=["dtype", "batch", "layer", "intensity", "rate"])
-    names = tuple(points["layer"])
+    names = tuple(points["layer"][:-2])
     fig, _ = benchmark.roofline(points, {"float32": (100, 50), "int8": (400, 50)}, names)
     drawn(fig)
     (ax,) = fig.axes
-    boxes = [text.get_window_extent() for text in ax.texts]
+    boxes = [Text.get_window_extent(text) for text in ax.texts]  # without the line to the point
     for number, box in enumerate(boxes):
         assert not box.count_overlaps(boxes[:number])
         assert ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1
-        for x, y in (ax.transData.transform(text.xy) for text in ax.texts):
+        for x, y in ax.transData.transform(points[["intensity", "rate"]]):
             assert not box.contains(x, y)

@@ -1,14 +1,15 @@
 """Figures of notebook 04: latencies, a waterfall of steps, a roofline, a map of ratios."""
 
 import textwrap
+from functools import partial
 from itertools import pairwise, product
 
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
-from numpy import geomspace, ma, minimum, ndenumerate
+from numpy import concatenate, geomspace, ma, minimum, ndenumerate
 from pandas import DataFrame, to_numeric
 
 from utils.figures import charts, style
@@ -142,13 +143,13 @@ def roofline(
     left = 0.6 * min(points["intensity"].min(), *ridges)
     right = 1.6 * max(points["intensity"].max(), *ridges)
     highest = 1.6 * max(points["rate"].max(), *(peak for peak, _ in roofs.values()))
-    along, said = geomspace(left, right, 400), []
+    along, said, ends = geomspace(left, right, 400), [], {}
     for ax, batch in zip(axes.flat, batches, strict=True):
         for dtype, (peak, read) in roofs.items():
             color = {"float32": FLOAT, "int8": INT8}[dtype]
             look = {"color": color, "linestyle": "-" if dtype == "float32" else "--"}
-            text = f"{dtype} roof: {short(peak)} GOP/s, {short(read)} GB/s"
-            ax.plot(along, minimum(peak, along * read), label=text, linewidth=2, **look)
+            ends[dtype] = f"{dtype} roof: {short(peak)} GOP/s, {short(read)} GB/s"
+            ax.plot(along, minimum(peak, along * read), label=ends[dtype], linewidth=2, **look)
             here = points[(points["batch"] == batch) & (points["dtype"] == dtype)]
             named = here["layer"].isin(labeled)
             for rows, size, text in ((here[~named], 4, f"{dtype} layers"), (here[named], 8, "_")):
@@ -157,6 +158,7 @@ def roofline(
             for row in here[named].itertuples():
                 halo = [withStroke(linewidth=2, foreground="white")]
                 where = {"xytext": (0, 0), "textcoords": "offset points", "path_effects": halo}
+                where["arrowprops"] = {"arrowstyle": "-", "shrinkA": 0, "shrinkB": 4}
                 ax.annotate(row.layer, (row.intensity, row.rate), fontsize=9, **where)
                 said.append(f"batch {batch}, {dtype}, {row.layer}: {short(row.rate)} GOP/s")
         ax.set(xscale="log", yscale="log", xlim=(left, right))
@@ -167,26 +169,26 @@ def roofline(
     plain_log(axes[0, 0].yaxis, 0.6 * points["rate"].min(), highest)
     legend_below(fig, 2)
     fig.draw_without_rendering()
-    for ax in axes.flat:
-        _beside_points(ax.texts)
-    ends = "; ".join(
-        f"Roof of {d}: {short(p)} GOP/s, {short(r)} GB/s" for d, (p, r) in roofs.items()
-    )
-    return fig, f"Rate of each layer over its operations per byte. {ends}. {'; '.join(said)}."
+    _beside_points(fig)
+    alt = f"Rate of each layer over its operations per byte. {'; '.join(ends.values())}. "
+    return fig, f"{alt}{'; '.join(said)}."
 
 
-def _beside_points(names: list[Annotation]) -> None:
-    """Move the names of points to where they hide neither one another nor these points."""
-    points = [name.axes.transData.transform(name.xy) for name in names]
-    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in points]
-    for name in names:
-        frame = name.axes.bbox
-        for y, (x, side) in product((5, -11, 15, -21, 25), ((-6, "right"), (6, "left"))):
-            name.set(position=(x, y), ha=side)
-            box = name.get_window_extent()
-            if frame.x0 <= box.x0 and box.x1 <= frame.x1 and not box.count_overlaps(taken):
-                break
-        taken.append(box)
+def _beside_points(fig: Figure) -> None:
+    """Move the names of points to where they hide as few names and points as possible."""
+    places = list(product((5, -11, -15, 15, -21, 25), ((6, "left"), (-6, "right"))))
+
+    def hidden(name: Annotation, taken: list[Bbox], place: tuple) -> int:
+        name.set(position=(place[1][0], place[0]), ha=place[1][1])
+        box, frame = Text.get_window_extent(name), name.axes.bbox  # without the line to the point
+        return box.count_overlaps(taken) + 9 * (box.x0 < frame.x0 or box.x1 > frame.x1)
+
+    for ax in fig.axes:
+        dots = [line.get_xydata() for line in ax.lines if line.get_linestyle() == "None"]
+        taken = [Bbox([xy, xy]).padded(5) for xy in ax.transData.transform(concatenate(dots))]
+        for name in sorted(ax.texts, key=lambda text: -text.xy[0]):  # from the right
+            hidden(name, taken, min(places, key=partial(hidden, name, taken)))
+            taken.append(Text.get_window_extent(name))
 
 
 def setting(summary: DataFrame, batch: int, threads: int) -> tuple[Figure, str]:
