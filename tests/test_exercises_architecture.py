@@ -36,14 +36,20 @@ def test_a_cell_that_was_not_filled_in_is_reminded(capsys):
     ("check", "answer", "hint"),
     [
         ("output_size", 3, "rounds up"),
+        ("output_size", 3.125, "rounds up"),
         ("output_size", 7, "max pool"),
         ("output_size", 2, "Only conv1"),
         ("block_parameters", 917_504, "batch norms have"),
         ("block_parameters", 885_760, "shortcut has"),
         ("block_parameters", 919_808, "without bias"),
+        ("block_parameters", 624_128, "256 input channels"),
+        ("block_parameters", 1_181_184, "is 1x1"),
+        ("block_parameters", 1_180_672, "second block"),
         ("met_taps", lambda width, kernel, *a: [True] * kernel, "tap in the middle"),
         ("met_taps", lambda w, k, s, p: met_taps(w, k, 1, p), "stride 2"),
         ("met_taps", lambda w, k, s, p: [0 <= t - p < w for t in range(k)], "two positions"),
+        ("met_taps", lambda w, k, s, p: met_taps(w // s * s, k, s, p), "two pixels apart"),
+        ("met_taps", lambda w, k, s, p: met_taps(w, k, s, min(p, w)), "three positions"),
     ],
 )
 def test_a_wrong_answer_gets_its_hint(check, answer, hint):

@@ -13,6 +13,7 @@ from utils.exercises import Hint, deployment
         ({1, 2, 3}, "only one output"),
         ({0, 1}, "row -2"),
         ({2}, "tap k meets row"),
+        (2, "a set of whole numbers"),
     ],
 )
 def test_taps(taps, hint, capsys):
@@ -41,25 +42,32 @@ def replace(conv, other):
 
 @pytest.mark.parametrize(
     ("wrong", "hint"),
-    [({"shift": False}, "padding as well"), ({"front": True}, "output changed")]
-    + [({"keep": True}, "nothing was cut")],
+    [({"shift": False}, "off the padding"), ({"front": True}, "output changed")]
+    + [({"keep": True}, "2 x 2 taps meet data")],
 )
 def test_crop(wrong, hint, capsys):
     deployment.check_crop(crop)
     assert "Correct" in capsys.readouterr().out
     with pytest.raises(Hint, match=hint):
         deployment.check_crop(lambda conv, size: crop(conv, size, **wrong))
-    if "keep" not in wrong:
-        with pytest.raises(Hint, match=r"output changed|padding as well"):  # crops what it is given
-            deployment.check_crop(lambda conv, size: replace(conv, crop(conv, size, **wrong)))
+    with pytest.raises(Hint, match="Return a new"):  # crops what it is given
+        deployment.check_crop(lambda conv, size: replace(conv, crop(conv, size)))
+    with pytest.raises(Hint, match="Return a new"):
+        deployment.check_crop(lambda conv, size: crop(conv, size).weight)
 
 
 @pytest.mark.parametrize(
     ("names", "hint"),
-    [("d", "best of one cost"), ("def", "Equal in one"), ("abcdef", "Equal"), ("deb", "no worse")],
+    [
+        ("d", "best of one cost"),
+        ("de", "best of one"),
+        ("defgh", "Equal in one"),
+        ("deg", "both stay"),
+    ]
+    + [("debgh", "no worse"), ("", "with itself")],
 )
 def test_front(names, hint, capsys):
-    deployment.check_front(lambda costs: ["e", "d"])
+    deployment.check_front(lambda costs: iter("edhg"))
     assert "Correct" in capsys.readouterr().out
     with pytest.raises(Hint, match=hint):
         deployment.check_front(lambda costs: list(names))

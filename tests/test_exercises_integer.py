@@ -11,7 +11,7 @@ Q_X, Q_W = [9, 1, 12, 4], [3, -1, 2, 5]
 def test_right_answers_pass_and_empty_ones_are_reminded(capsys):
     exercises.check_by_hand(Q_X, Q_W, 34)
     exercises.check_codes([18, 7, 255])
-    exercises.check_padding("B")
+    exercises.check_padding(" version_b")
     assert capsys.readouterr().out.count("Correct.") == 3
     exercises.check_by_hand(..., ..., ...)
     exercises.check_codes(...)
@@ -33,6 +33,13 @@ def test_right_answers_pass_and_empty_ones_are_reminded(capsys):
         ("codes", ([18, 2, 255],), "lacks the ReLU"),
         ("codes", ([18, 0, 255],), "not at the code 0"),
         ("codes", ([18, 7, 515],), "clamp"),
+        ("codes", ([18, 7, 262],), "Add Z_y first"),
+        ("codes", ([18, 7, 127],), "calibration"),
+        ("codes", ([17.585, 7, 255],), "whole number"),
+        ("codes", ([18, 7],), "three integers"),
+        ("by_hand", (Q_X, Q_W, [34]), "not a number"),
+        ("padding", ("version_c",), "C is right"),
+        ("padding", ("A and B",), "none of these"),
         ("codes", ([1, 7, 255],), "M = S_x S_w / S_y"),
         ("padding", ("A",), "A is right"),
         ("padding", ("C",), "C is right"),

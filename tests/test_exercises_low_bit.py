@@ -20,8 +20,9 @@ def ternary(*values):
 def test_right_answers_pass(capsys):
     exercises.check_bytes(5120 * 3 / 8 + 80)
     exercises.check_ternary(*ternary(1.5, -1.5, 0.0, 0.0))
+    exercises.check_ternary([1.5, -1.5, 0.0, 0.0], WEIGHT)
     exercises.check_budget({"a": 2, "b": 8}, *TASK)
-    assert capsys.readouterr().out.count("Correct.") == 3
+    assert capsys.readouterr().out.count("Correct.") == 4
 
 
 @pytest.mark.parametrize(
@@ -32,11 +33,15 @@ def test_right_answers_pass(capsys):
         (exercises.check_bytes, (16000,), "not bytes"),
         (exercises.check_bytes, (2640,), "not 4"),
         (exercises.check_bytes, (7,), "5,120"),
+        (exercises.check_bytes, (2001,), "5,120"),
         (exercises.check_ternary, ternary(2.0, -1.0, 0.0, 0.5), "more than three"),
         (exercises.check_ternary, ternary(1.5, 0.0, 0.0, 0.0), "Other weights"),
         (exercises.check_ternary, ternary(2.0, -2.0, 0.0, 0.0), "mean absolute value"),
         (exercises.check_ternary, ternary(1.5, 1.5, 0.0, 0.0), "sign"),
+        (exercises.check_ternary, ternary([1.5, -1.5], [0.0, 0.0]), "Keep the shape"),
+        (exercises.check_ternary, ("1.5", WEIGHT), "should be a tensor"),
         (exercises.check_budget, ({"a": 2}, *TASK), "Every layer"),
+        (exercises.check_budget, ({"a": 2, "b": 5}, *TASK), "2, 3, 4 or 8"),
         (exercises.check_budget, ({"a": 8, "b": 8}, *TASK), "more bytes"),
         (exercises.check_budget, ({"a": 8, "b": 2}, *TASK), "loses less"),
     ],

@@ -74,12 +74,38 @@ class Right(OneRelu):
     def forward(self, x):
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu2(self.bn2(self.conv2(y)))
-        return self.add_relu.add_relu(self.bn3(self.conv3(y)), x)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.add_relu.add_relu(self.bn3(self.conv3(y)), shortcut)
+
+    def fuse(self):
+        super().fuse()
+        if self.downsample is not None:
+            tq.fuse_modules(self.downsample, ["0", "1"], inplace=True)
+
+
+class NotFused(Right):
+    def fuse(self):
+        pass
+
+
+class DownsampleLeft(Right):
+    fuse = OneRelu.fuse
+
+
+class WrongBefore(Right):
+    def forward(self, x):
+        return super().forward(x) + 1
 
 
 def test_bottleneck(capsys):
     quantization.check_bottleneck(Right)
     assert capsys.readouterr().out.startswith("Correct")
-    for wrong, hint in ((OneRelu, "one place"), (PlainPlus, "addition a module")):
+    hints = {
+        OneRelu: "one place",
+        PlainPlus: "addition a module",
+        NotFused: "bn1, bn2, bn3 is still",
+    }
+    hints |= {DownsampleLeft: "downsample.1 is still", WrongBefore: "already", Bottleneck: "fuse"}
+    for wrong, hint in hints.items():
         with pytest.raises(Hint, match=hint):
             quantization.check_bottleneck(wrong)

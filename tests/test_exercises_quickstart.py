@@ -1,22 +1,25 @@
 """The checks of notebook 00's exercises: right answers pass, wrong ones get their own hint."""
 
 import pytest
+import torch
 
 from utils import quantization
 from utils.exercises import Hint, quickstart
 
 
-def test_right_answers_pass(int8_model, capsys):
+def test_right_answers_pass(float_model, int8_model, images, capsys):
     quickstart.check_megabytes(11_175_370 * 4 / 1e6, 11_175_370 / 1e6)
     quickstart.check_points(-0.03)
-    quickstart.check_int8(int8_model)
-    assert capsys.readouterr().out.count("Correct.") == 3
+    quickstart.check_megabytes(44.7, 11.2)
+    mine = quantization.quantize(float_model, images[:8])
+    quickstart.check_int8(mine, int8_model, images[:8])
+    assert capsys.readouterr().out.count("Correct.") == 4
 
 
 def test_no_answer_is_not_wrong(capsys):
     quickstart.check_megabytes(44.7, ...)
     quickstart.check_points(...)
-    quickstart.check_int8(None)
+    quickstart.check_int8(..., None, None)
     assert "Correct" not in capsys.readouterr().out
 
 
@@ -26,6 +29,9 @@ def test_no_answer_is_not_wrong(capsys):
         ((357.61, 89.4), "8 bits"),
         ((42.631, 10.658), "mebibytes"),
         ((11.175, 11.175), "4 bytes"),
+        ((44_701_480, 11.2), "million"),
+        ((44.78, 11.2), "whole file"),
+        ((44.7, 11.3), "1 byte"),
         ((44.701, 5.6), "1 byte"),
     ],
 )
@@ -43,6 +49,14 @@ def test_hints_on_points(points, hint):
         quickstart.check_points(points)
 
 
-def test_hint_on_a_model_that_is_only_prepared(float_model):
-    with pytest.raises(Hint, match="convert"):
-        quickstart.check_int8(quantization.prepare(quantization.fuse(float_model)))
+def test_hints_on_models_that_are_not_another_int8_network(float_model, int8_model, images):
+    dynamic = torch.ao.quantization.quantize_dynamic(float_model)  # the linear layer alone
+    prepared = quantization.prepare(quantization.fuse(float_model))
+    for wrong, hint in {
+        prepared: r"convert\(\), is missing",
+        dynamic: "begin with fuse",
+        int8_model: "eight images",
+        "my_model": "should be a model",
+    }.items():
+        with pytest.raises(Hint, match=hint):
+            quickstart.check_int8(wrong, int8_model, images[:8])

@@ -25,7 +25,7 @@ def test_right_answers_pass(capsys):
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         torch.optim.SGD(weight, 0.1), 0.1, total_steps=401, pct_start=0.25
     )
-    for _ in range(174):  # a quarter of the way from 99 to 400
+    for _ in range(199):  # a third of the way from 99 to 400
         schedule.optimizer.step()
         schedule.step()
     exercises.check_learning_rate(schedule.get_last_lr()[0], 0.1)
@@ -44,10 +44,17 @@ def test_a_cell_that_was_not_filled_in_is_reminded(capsys):
 @pytest.mark.parametrize(
     ("check", "answers", "hint"),
     [
-        ("learning_rate", (0.075, 0.1), "cosine"),
+        ("learning_rate", (0.0667, 0.1), "cosine"),
         ("learning_rate", (0.05, 0.1), "angle"),
         ("flips", (mcnemar_p(30, 15) / 2, 30, 15), "one tail"),
         ("flips", (0.14, 30, 15), "Only the flips"),
+        ("flips", (100 * mcnemar_p(30, 15), 30, 15), "not percent"),
+        ("flips", (mcnemar_p(31, 14), 30, 15), "split itself"),
+        ("flips", (mcnemar_p(30, 15) - mcnemar_p(31, 14), 30, 15), "Add the others"),
+        ("reader", (lambda photo: prepare(photo).numpy(),), "not ndarray"),
+        ("reader", (lambda photo: prepare(photo[:, :61]).expand(1, 1, 28, 28) * 0 + 255,), "light"),
+        ("reader", (lambda photo: prepare(photo).roll(4, 2),), "not in the middle"),
+        ("reader", (lambda photo: interpolate(prepare(photo), (28, 90))[..., 31:59],), "5 pixels"),
         ("reader", (lambda photo: prepare(photo)[0],), "shape"),
         ("reader", (lambda photo: prepare(photo).float(),), "float32"),
         ("reader", (lambda photo: prepare(photo, invert=False),), "invert"),

@@ -2,10 +2,18 @@
 
 from utils.exercises import Hint, answered, correct, expect
 
+TAPS = [((1, 3, 1, 1), (0, 1, 0), "only the tap in the middle meets the one pixel.")]
+TAPS += [((2, 3, 2, 1), (0, 1, 1), "with stride 2 the kernel has one position only.")]
+TAPS += [((2, 3, 1, 1), (1, 1, 1), "two positions, and meeting a pixel once is enough.")]
+TAPS += [((3, 3, 2, 1), (1, 1, 1), "the kernel has two positions, two pixels apart.")]
+TAPS += [((4, 5, 2, 2), (1, 1, 1, 1, 1), "the kernel has two positions, two pixels apart.")]
+TAPS += [((1, 3, 1, 2), (1, 1, 1), "with padding 2 the kernel has three positions.")]
+
 
 def check_output_size(width: int) -> None:
     """Check the width of layer4's maps for an image of 100x100 pixels."""
-    hints = {3: "100 / 32 is 3.125, but each layer with stride 2 rounds up: go step by step."}
+    steps = "100 / 32 is 3.125, but each layer with stride 2 rounds up: go step by step."
+    hints = {3: steps, 3.125: steps}
     hints[7] = "You halved four times. The stem halves twice: look at its max pool."
     if answered(width):
         expect(width, 4, hints, "Only conv1, maxpool, layer2, layer3 and layer4 halve.")
@@ -18,6 +26,9 @@ def check_block_parameters(count: int) -> None:
     hints = {
         main + shortcut: "The batch norms have a weight and a bias for every channel.",
         main + norms * 2 // 3: "The shapes differ, so the shortcut has two layers of its own.",
+        2 * 9 * 128 * 256 + shortcut + norms: "The second convolution has 256 input channels.",
+        main + 9 * shortcut + norms: "The kernel of the shortcut is 1x1.",
+        2 * 9 * 256**2 + norms * 2 // 3: "This is the second block of layer3.",
     }
     if answered(count):
         rest = "Add 3 batch norms and 3 convolutions without bias."
@@ -28,10 +39,7 @@ def check_block_parameters(count: int) -> None:
 def check_met_taps(met) -> None:
     """Check ``met(width, kernel, stride, padding)``, a list: does each tap ever meet a pixel?"""
     if answered(met(1, 3, 1, 1)):
-        if met(1, 3, 1, 1) != [False, True, False]:
-            raise Hint("met_taps(1, 3, 1, 1): only the tap in the middle meets the one pixel.")
-        if met(2, 3, 2, 1) != [False, True, True]:
-            raise Hint("met_taps(2, 3, 2, 1): with stride 2 the kernel has one position only.")
-        if met(2, 3, 1, 1) != [True, True, True]:
-            raise Hint("met_taps(2, 3, 1, 1): two positions, and meeting a pixel once is enough.")
+        for case, right, hint in TAPS:
+            if list(map(bool, met(*case))) != list(map(bool, right)):
+                raise Hint(f"met_taps{case}: {hint}")
         correct("The function agrees with the convolutions.")

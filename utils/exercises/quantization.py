@@ -5,7 +5,7 @@ import torch.ao.quantization as tq
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
-from utils.exercises import Hint, answered, correct, expect
+from utils.exercises import Hint, answered, asks, correct, expect
 from utils.models import layers_of
 
 
@@ -20,6 +20,7 @@ def check_scale(scale: float, zero_point: int) -> None:
         correct("Zero has a code of its own; the range moved by less than a step for it.")
 
 
+@asks("a model")
 def check_float_layer(model: nn.Module, images: Tensor) -> None:
     """Check that the last layer computes in float32 and all others in int8."""
     if answered(model):
@@ -30,16 +31,28 @@ def check_float_layer(model: nn.Module, images: Tensor) -> None:
         try:
             model(images)
         except RuntimeError as error:
-            raise Hint(f"{error}: put a DeQuantStub before the linear layer.") from None
+            stub = "put a DeQuantStub before the linear layer, and set None on that layer alone"
+            raise Hint(f"{error}: {stub}.") from None
         correct("Only the last layer computes in float32.")
 
 
+@asks("a class with the layers of Bottleneck and a method fuse()")
 def check_bottleneck(block: type[nn.Module]) -> None:
     """Check a quantizable version of torchvision's Bottleneck, with a method ``fuse()``."""
-    if answered(block):
-        plain, own, x = Bottleneck(64, 16).eval(), block(64, 16).eval(), torch.randn(4, 64, 7, 7)
-        own.load_state_dict(plain.state_dict())
+    for channels, stride in ((64, 1), (32, 2)) if answered(block) else ():
+        plain = Bottleneck(channels, 16, stride, _shortcut(channels, stride))
+        x = torch.randn(16, channels, 7, 7)
+        for _ in range(4):  # batch norms as after training, which change what passes them
+            plain.train()(x)
+        own = block(channels, 16, stride, _shortcut(channels, stride))
+        own.load_state_dict(plain.eval().state_dict())
+        if not torch.allclose(own.eval()(x), plain(x), atol=1e-3):
+            raise Hint("Before fuse() the output is wrong already: compare forward with theirs.")
         own.fuse()
+        if left := [name for name, m in own.named_modules() if isinstance(m, nn.BatchNorm2d)]:
+            raise Hint(
+                f"After fuse(), {', '.join(left)} is still there: fuse it, with inplace=True."
+            )
         if not torch.allclose(own(x), plain(x), atol=1e-3):
             raise Hint("After fuse() the output is wrong: does each ReLU serve in one place?")
         model = tq.QuantWrapper(own)
@@ -49,4 +62,12 @@ def check_bottleneck(block: type[nn.Module]) -> None:
             tq.convert(model)(x)
         except RuntimeError as error:
             raise Hint(f"{str(error).split('. ')[0]}: make the addition a module.") from None
+    if block is not ...:
         correct("Fused, calibrated and converted, the block runs in int8.")
+
+
+def _shortcut(channels: int, stride: int) -> nn.Module | None:
+    """What a Bottleneck(channels, 16, stride) needs to change the shape of its input."""
+    if stride == 1:
+        return None
+    return nn.Sequential(nn.Conv2d(channels, 64, 1, stride, bias=False), nn.BatchNorm2d(64))

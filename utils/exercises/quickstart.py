@@ -1,6 +1,9 @@
 """Checks of notebook 00's exercises."""
 
-from utils.exercises import Hint, answered, correct, expect
+from torch import Tensor, equal, nn
+
+from utils.exercises import Hint, answered, asks, correct, expect
+from utils.models import layers_of
 from utils.quantization import is_quantized
 
 
@@ -8,8 +11,11 @@ def check_megabytes(float32: float, int8: float) -> None:
     """Check the megabytes of 11,175,370 parameters in both types."""
     if answered(float32, int8):
         bits, binary = "A byte has 8 bits.", "These are mebibytes; a megabyte is 1,000,000 bytes."
-        expect(float32, 44.701, {357.61: bits, 42.631: binary}, "float32 takes 4 bytes.")
-        expect(int8, 11.175, {89.403: bits, 10.658: binary}, "int8 takes 1 byte.")
+        million = "A megabyte is a million bytes: divide."
+        hints = {357.61: bits, 42.631: binary, 44_701_480: million, 44.78: "Not the whole file."}
+        expect(float32, 44.701, hints, "float32 takes 4 bytes.", within=1.4e-3)
+        hints = {89.403: bits, 10.658: binary, 11_175_370: million}
+        expect(int8, 11.175, hints, "int8 takes 1 byte.", within=2.5e-3)
         correct("The files above hold a little more: names, and statistics or scales.")
 
 
@@ -23,9 +29,14 @@ def check_points(points: float) -> None:
         correct("Fifteen images changed sides, but the percentages differ by three images only.")
 
 
-def check_int8(model) -> None:
-    """Check that a model went through all four steps."""
+@asks("a model")
+def check_int8(model: nn.Module, first: nn.Module, images: Tensor) -> None:
+    """Check that another model than the first went through all four steps, by these images."""
     if answered(model):
         if not is_quantized(model):
             raise Hint("This model is still float32: the last step, convert(), is missing.")
+        if layers_of(model, nn.BatchNorm2d, nn.Conv2d):
+            raise Hint("Some layers are still float32: begin with fuse().")
+        if equal(model(images), first(images)):
+            raise Hint("This is int8_model, or its equal: calibrate a new one, with eight images.")
         correct("Your model is int8.")

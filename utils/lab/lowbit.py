@@ -140,7 +140,7 @@ def with_activations(model: nn.Module, images: Tensor, bits: int) -> nn.Module:
     """Return a copy of a fused model whose activations are rounded to 2^bits affine codes.
 
     Ranges are the minimum and maximum on ``images`` (Krishnamoorthi: Quantizing Deep Convolutional
-    Networks for Efficient Inference, 2018, section 2.1 and 3.1). Logits stay float32: no layer
+    Networks for Efficient Inference, 2018, sections 2.5 and 3.1.2). Logits stay float32: no layer
     computes with them.
     """
     fake = tq.FakeQuantize.with_args(
@@ -307,7 +307,7 @@ def rounding_penalty(h: Tensor, beta: float) -> Tensor:
 def gptq(layer: nn.Module, x: Tensor, _target: Tensor | None, start: Quantized) -> Tensor:
     """Round column after column, and let the columns to come make up for the error; int8 codes.
 
-    Frantar et al.: GPTQ (ICLR 2023), section 3, algorithm 1, with ``H = 2 X X^T`` over the patches
+    Frantar et al.: GPTQ (ICLR 2023), section 4, algorithm 1, with ``H = 2 X X^T`` over the patches
     of a convolution, damped by 1 % of its mean diagonal. A column that meets only zeros gets the
     code 0, as in the authors' program.
     """
