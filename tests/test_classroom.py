@@ -33,9 +33,10 @@ def lesson():
     cells = [
         new_markdown_cell("# A lesson\n\nSee $x^2$ and [next](01_next.ipynb)."),
         new_code_cell("import lesson_checks as exercises"),
-        new_markdown_cell("## Exercises"),
+        new_markdown_cell("## Exercises\nFill in the cell. The solutions are folded."),
         new_code_cell("answer = ...", metadata={"tags": ["exercise"]}),
         new_code_cell("exercises.check_answer(answer)"),
+        new_markdown_cell("The answer is 42, because:"),
         new_code_cell(SOLUTION, metadata={"tags": ["solution"]}),
         new_markdown_cell("## Next"),
     ]
@@ -44,12 +45,15 @@ def lesson():
 
 def test_students_get_everything_but_the_solution(lesson):
     kept = [cell.source for cell in classroom.student(lesson).cells]
-    assert kept == [cell.source for cell in lesson.cells if cell.source != SOLUTION]
-    assert len(lesson.cells) == 7  # the notebook itself is as it was
+    told = ("The answer is 42, because:", SOLUTION)
+    assert [text.replace("cell.", "cell. The solutions are folded.") for text in kept] == [
+        cell.source for cell in lesson.cells if cell.source not in told
+    ]
+    assert len(lesson.cells) == 8  # the notebook itself is as it was
 
 
 def test_an_exercise_needs_its_check_and_solution(lesson):
-    del lesson.cells[5]
+    del lesson.cells[6]
     with pytest.raises(ValueError, match=r"no check and solution follow the exercise 'answer = "):
         list(classroom.exercises(lesson))
 

@@ -56,6 +56,7 @@ def test_pt2e_quantizes_the_exported_graph(network, images):
     with torch.inference_mode():
         want, found = network.fused(images[:1]), graph(images[:1])
     assert 0 < ((found - want).norm() / want.norm()).item() < 0.3
+    assert tops(graph) == {255}
     targets = [str(node.target) for node in graph.graph.nodes]
     assert sum("dequantize_per_channel" in target for target in targets) == 21
     ours, theirs = shipping.scales(network.int8, images[:1]), shipping.graph_scales(graph)
@@ -63,6 +64,20 @@ def test_pt2e_quantizes_the_exported_graph(network, images):
     weight = network.fused.conv1[0].weight.detach().abs().amax((1, 2, 3)) / 127.5
     for table in (ours, theirs):
         assert table["weights"].iloc[0] == pytest.approx(weight.mean().item(), rel=1e-3)
+
+
+def tops(graph):
+    """The largest codes of the activations."""
+    nodes = [n for n in graph.graph.nodes if "quantize_per_tensor" in str(n.target)]
+    return {node.args[4] for node in nodes}
+
+
+def test_activations_get_half_the_codes_where_sums_may_saturate(network, monkeypatch):
+    for sets, needed in {("avx2",): True, ("avx2", "avx_vnni"): False}.items():
+        monkeypatch.setattr(shipping.environment, "cpu", lambda s=sets: {"instruction_sets": s})
+        assert shipping.saturates() == needed
+    pytest.importorskip("torchao")
+    assert tops(shipping.pt2e(network, reduce_range=True)) == {127}
 
 
 @pytest.mark.parametrize("name", ["int8_onnxruntime", "int8_openvino"])

@@ -77,9 +77,19 @@ def has_tag(cell: NotebookNode, tag: str) -> bool:
 
 
 def student(notebook: NotebookNode) -> NotebookNode:
-    """Return the notebook without its solutions; everything else stays, outputs included."""
-    notebook = deepcopy(notebook)
-    notebook.cells = [cell for cell in notebook.cells if not has_tag(cell, "solution")]
+    """Return the notebook without its solutions; everything else stays, outputs included.
+
+    The text between a check and a solution leads to the solution, or explains it: it goes, too.
+    """
+    notebook, kept = deepcopy(notebook), []
+    for cell in notebook.cells:
+        if has_tag(cell, "solution"):
+            while kept[-1].cell_type == "markdown":
+                kept.pop()
+        else:
+            cell.source = cell.source.replace(" The solutions are folded.", "")
+            kept.append(cell)
+    notebook.cells = kept
     return notebook
 
 
@@ -104,7 +114,7 @@ def for_nbgrader(notebook: NotebookNode, name: str) -> NotebookNode:
                 "schema_version": 3,
                 "cell_type": "code",
             } | ({"points": 1} if role == "grade" else {})
-    notebook.cells = [cell for cell in notebook.cells if not has_tag(cell, "solution")]
+    notebook = student(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None

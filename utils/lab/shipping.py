@@ -33,7 +33,12 @@ from utils.models import ResNet18, hooked, layers_of
 from utils.specialization import load_specialized, specialize
 from utils.training import save_atomically
 
-INT8_SUMS = {"avx512_vnni", "avx_vnni", "amx_int8", "arm_dotprod"}  # without: 7 bits for weights
+INT8_SUMS = {"avx512_vnni", "avx_vnni", "amx_int8", "arm_dotprod"}
+
+
+def saturates() -> bool:
+    """Whether kernels add pairs of 8-bit products in 16 bits here, so that 7 bits are safer."""
+    return not INT8_SUMS & set(environment.cpu()["instruction_sets"])
 
 
 @contextlib.contextmanager
@@ -205,19 +210,24 @@ def _trace(network: Network, path: Path) -> None:
 
 
 @_quiet()
-def pt2e(network: Network, quantizer=None) -> nn.Module:
+def pt2e(
+    network: Network, quantizer=None, *, reduce_range: bool = False, strict: bool = True
+) -> nn.Module:
     """Quantize the exported float graph by torchao's PT2E, for batches of one image.
 
     The graph has quantize and dequantize nodes that a compiler fuses with their neighbors. The
-    quantizer is that of torch.compile on x86 by default.
+    quantizer is that of torch.compile on x86 by default. It gives activations all 256 codes, or
+    128 with ``reduce_range``, where compiled kernels may saturate. ``strict`` is torch.export's.
     """
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
-    graph = torch.export.export(network.fused, (network.images[:1],), strict=True).module()
+    graph = torch.export.export(network.fused, (network.images[:1],), strict=strict).module()
     if quantizer is None:
         quantizer = x86.X86InductorQuantizer()
-        quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+        quantizer.set_global(
+            x86.get_default_x86_inductor_quantization_config(reduce_range=reduce_range)
+        )
     prepared = prepare_pt2e(graph, quantizer)
     with torch.no_grad():
         for image in batches(network.images, size=1):
@@ -304,7 +314,8 @@ def _openvino_layers(path: Path) -> Iterator[tuple[float, bool, ndarray, ndarray
 
 def _compile(network: Network, path: Path) -> None:
     with torch.no_grad():
-        program = torch.export.export(pt2e(network), (network.images[:1],))
+        graph = pt2e(network, reduce_range=saturates())
+        program = torch.export.export(graph, (network.images[:1],))
         freezing = {"freezing": True}  # packs the weights
         torch._inductor.aoti_compile_and_package(
             program, package_path=str(path), inductor_configs=freezing
@@ -347,7 +358,7 @@ def _quantize_onnx(network: Network, path: Path) -> None:
     feed = iter([{"images": batch.numpy()} for batch in batches(network.images, size=64)])
     reader = type("Reader", (ort.CalibrationDataReader,), {"get_next": lambda _: next(feed, None)})
     choices = {"activation_type": ort.QuantType.QUInt8, "weight_type": ort.QuantType.QInt8}
-    choices["reduce_range"] = not INT8_SUMS & set(environment.cpu()["instruction_sets"])
+    choices["reduce_range"] = saturates()  # of the weights
     ort.quantize_static(path, path, reader(), per_channel=True, **choices)
 
 
