@@ -64,7 +64,7 @@ def test_crop(wrong, hint, capsys):
         ("defgh", "Equal in one"),
         ("deg", "both stay"),
     ]
-    + [("debgh", "no worse"), ("", "with itself")],
+    + [("debgh", "all others"), ("", "with itself")],
 )
 def test_front(names, hint, capsys):
     deployment.check_front(lambda costs: iter("edhg"))

@@ -36,8 +36,7 @@ def check_front(front: Callable[[dict], Collection[str]]) -> None:
         if {"d", "e"} < found < {"d", "e", "g", "h"}:
             raise Hint("g and h have equal costs: neither is better in one, so both stay.")
         if found != {"d", "e", "g", "h"}:
-            rule = "a name stays out if another is no worse in both costs and better in one"
-            raise Hint(f"{found}: {rule}. Does yours compare a name with itself?")
+            raise Hint(f"{found}: compare both costs of a name with all others, not with itself.")
         correct("Everything else has a rival that is at least as small and at least as fast.")
 
 
