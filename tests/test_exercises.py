@@ -11,7 +11,7 @@ def test_a_cell_that_was_not_filled_in_is_reminded_and_graded_as_wrong(monkeypat
     assert not answered(1, ...)
     assert "no answer yet" in capsys.readouterr().out
     assert not answered(None)
-    assert "end with return" in capsys.readouterr().out
+    assert "return missing" in capsys.readouterr().out
     monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
     with pytest.raises(Hint, match="no answer yet"):
         answered(...)

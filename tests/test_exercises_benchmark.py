@@ -42,7 +42,7 @@ def test_a_wrong_cause_sends_to_the_fact_of_that_timing(run):
         ((np.median(1 / R), *RIGHT[1:]), "float32 by int8"),
         ((1.0, *RIGHT[1:]), "defines it"),
         ((np.nan, *RIGHT[1:]), "defines it"),
-        ((RIGHT[0], R.min(), R.max()), "A range"),
+        ((RIGHT[0], R.min(), R.max()), "Extremes"),
         ((np.sort(R)[11], *RIGHT[1:]), "torch.median"),
         ((RIGHT[0], *RIGHT[:0:-1]), "lower end"),
         ((RIGHT[0], *np.quantile(NUMBERS.choice(R, (9999, 24)).mean(1), [0.025, 0.975])), "means"),

@@ -14,6 +14,8 @@ from utils.exercises import Hint, deployment
         ({0, 1}, "row -2"),
         ({2}, "tap k meets row"),
         (2, "a set of whole numbers"),
+        ("23", "a set of whole numbers"),
+        ({2.6, 3.4}, "a set of whole numbers"),
     ],
 )
 def test_taps(taps, hint, capsys):
@@ -59,8 +61,8 @@ def test_crop(wrong, hint, capsys):
 @pytest.mark.parametrize(
     ("names", "hint"),
     [
-        ("d", "best of one cost"),
-        ("de", "best of one"),
+        ("d", "best in no single"),
+        ("de", "equal ones"),
         ("defgh", "Equal in one"),
         ("deg", "both stay"),
     ]

@@ -31,7 +31,7 @@ def test_no_answer_is_not_wrong(capsys):
         ((11.175, 11.175), "4 bytes"),
         ((44_701_480, 11.2), "million"),
         ((44.78, 11.2), "whole file"),
-        ((44.7, 11.3), "1 byte"),
+        ((44.7, 11.3), "whole file"),
         ((44.701, 5.6), "1 byte"),
     ],
 )
@@ -51,10 +51,14 @@ def test_hints_on_points(points, hint):
 
 def test_hints_on_models_that_are_not_another_int8_network(float_model, int8_model, images):
     dynamic = torch.ao.quantization.quantize_dynamic(float_model)  # the linear layer alone
+    plain = quantization.prepare(float_model)  # without stubs
+    quantization.calibrate(plain, images[:4])
+    plain = quantization.convert(plain)
     prepared = quantization.prepare(quantization.fuse(float_model))
     for wrong, hint in {
         prepared: r"convert\(\), is missing",
         dynamic: "begin with fuse",
+        plain: "fails on images",
         int8_model: "eight images",
         "my_model": "should be a model",
     }.items():

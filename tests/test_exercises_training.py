@@ -50,7 +50,7 @@ def test_a_cell_that_was_not_filled_in_is_reminded(capsys):
         ("flips", (0.14, 30, 15), "Only the flips"),
         ("flips", (100 * mcnemar_p(30, 15), 30, 15), "not percent"),
         ("flips", (mcnemar_p(31, 14), 30, 15), "split itself"),
-        ("flips", (mcnemar_p(30, 15) - mcnemar_p(31, 14), 30, 15), "Add the others"),
+        ("flips", (mcnemar_p(30, 15) - mcnemar_p(31, 14), 30, 15), "Add more uneven"),
         ("reader", (lambda photo: prepare(photo).numpy(),), "not ndarray"),
         ("reader", (lambda photo: prepare(photo[:, :61]).expand(1, 1, 28, 28) * 0 + 255,), "light"),
         ("reader", (lambda photo: prepare(photo).roll(4, 2),), "not in the middle"),

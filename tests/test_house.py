@@ -61,7 +61,7 @@ def test_docstrings_comments_and_blank_lines_are_not_code():
 
 
 # Docstrings teach, so nobody shall save lines there: the budget counts code.
-BUDGET = {"core": ("*.py", 2_000), "exercises": ("exercises/*.py", 405)}
+BUDGET = {"core": ("*.py", 2_000), "exercises": ("exercises/*.py", 420)}
 BUDGET |= {"lab": ("lab/*.py", 2_500), "figures": ("figures/*.py", 1_000)}
 
 

@@ -29,7 +29,7 @@ def answered(*answers: object) -> bool:
         return True
     message = "There is no answer yet: replace the ... in the cell above and run it again."
     if not any(answer is ... for answer in answers):
-        message = "The answer is None: does your function end with return?"
+        message = "The answer is None: is it missing, or is a return missing?"
     if os.environ.get("NBGRADER_EXECUTION") == "autograde":
         raise Hint(message)
     print(message)
@@ -46,7 +46,7 @@ def expect(answer: float, right: float, hints: dict, other: str, within: float =
     """
     try:
         wrong = not isclose(answer, right, rel_tol=within)
-    except TypeError:
+    except (TypeError, ValueError, RuntimeError):
         problem = f"{answer!r} is not a number: write it without quotation marks, unit or brackets."
         raise Hint(problem) from None
     if wrong:

@@ -1,6 +1,7 @@
 """Checks of the exercises of notebook 08."""
 
 from collections.abc import Callable, Collection
+from operator import index
 
 from torch import allclose, equal, nn, randn
 
@@ -16,7 +17,7 @@ POINTS |= {"g": (4.5, 0.8), "h": (4.5, 0.8)}
 def check_taps(taps: Collection[int]) -> None:
     """Check which taps of a 5-tap kernel, stride 2, padding 2, meet one of two pixels."""
     if answered(taps):
-        taps = {int(tap) for tap in taps}
+        taps = {index(tap) for tap in taps}
         if taps > {2, 3}:
             raise Hint("There is only one output: (2 + 2 * 2 - 5) // 2 + 1. Where does it begin?")
         if taps != {2, 3}:
@@ -30,7 +31,9 @@ def check_front(front: Callable[[dict], Collection[str]]) -> None:
     if answered(found):
         found = set(found)
         if {"d", "e"} >= found > set():
-            raise Hint("The best of one cost is not all: keep whatever nothing else beats in both.")
+            raise Hint(
+                "Keep also what is best in no single cost; and do equal ones beat each other?"
+            )
         if {"c", "f"} & found:
             raise Hint("Equal in one cost and worse in the other is beaten as well.")
         if {"d", "e"} < found < {"d", "e", "g", "h"}:

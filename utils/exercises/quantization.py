@@ -39,7 +39,9 @@ def check_float_layer(model: nn.Module, images: Tensor) -> None:
 @asks("a class with the layers of Bottleneck and a method fuse()")
 def check_bottleneck(block: type[nn.Module]) -> None:
     """Check a quantizable version of torchvision's Bottleneck, with a method ``fuse()``."""
-    for channels, stride in ((64, 1), (32, 2)) if answered(block) else ():
+    if not answered(block):
+        return
+    for channels, stride in ((64, 1), (32, 2)):
         plain = Bottleneck(channels, 16, stride, _shortcut(channels, stride))
         x = torch.randn(16, channels, 7, 7)
         for _ in range(4):  # batch norms as after training, which change what passes them
@@ -62,8 +64,7 @@ def check_bottleneck(block: type[nn.Module]) -> None:
             tq.convert(model)(x)
         except RuntimeError as error:
             raise Hint(f"{str(error).split('. ')[0]}: make the addition a module.") from None
-    if block is not ...:
-        correct("Fused, calibrated and converted, the block runs in int8.")
+    correct("Fused, calibrated and converted, the block runs in int8.")
 
 
 def _shortcut(channels: int, stride: int) -> nn.Module | None:
