@@ -1,7 +1,7 @@
 # Each target makes .venv itself when it is missing or older than the requirements.
 PYTHON ?= python3
 # How long a waiting thread of libgomp keeps its core busy; utils/__init__.py says why.
-export GOMP_SPINCOUNT ?= 1000
+export GOMP_SPINCOUNT ?= 10000
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
@@ -14,7 +14,8 @@ help:  ## Show this list
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt || \
+	  { echo "pip could not install the requirements; its message stands above. They need about 7 GB in this folder, and 3 GB each in the folders of temporary files (elsewhere: TMPDIR=/larger/disk make ...) and of its cache. Free here: $$(df -Ph . | awk 'NR == 2 {print $$4}')." >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-runtimes.txt || \
 	  echo "ONNX Runtime and OpenVINO could not be installed: the benchmark goes without them."
 	@touch $@

@@ -77,7 +77,7 @@ def test_seed_everything_seeds_all_three_generators():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have another OpenMP")
-@pytest.mark.parametrize(("wanted", "spins"), [("", "'1000'"), ("777", "'777'")])
+@pytest.mark.parametrize(("wanted", "spins"), [("", "'10000'"), ("777", "'777'")])
 def test_waiting_threads_spin_briefly_unless_asked_otherwise(wanted, spins):
     unset = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "GOMP_SPINCOUNT")
     environ = {k: v for k, v in os.environ.items() if k not in unset}

@@ -445,21 +445,30 @@ def test_more_processes_than_gpus_are_refused(course, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("device", "sets", "expected"),
+    ("device", "sets", "gain", "expected"),
     [
-        ("cpu", ["avx512_bf16"], True),
-        ("cpu", ["amx_bf16", "avx2"], True),
-        ("cpu", ["avx2"], False),
-        ("mps", ["avx512_bf16"], False),
-        ("cuda", ["avx512_bf16"], False),  # emulated there
+        ("cpu", ["avx512_bf16"], 1.7, True),
+        ("cpu", ["avx512_bf16"], 0.5, False),  # as measured on a processor whose AMX was hidden
+        ("cpu", ["amx_bf16", "avx2"], 5.0, True),
+        ("cpu", ["avx2"], 5.0, False),
+        ("mps", ["avx512_bf16"], 5.0, False),
+        ("cuda", ["avx512_bf16"], 5.0, False),  # emulated there
     ],
 )
-def test_bf16_only_where_the_hardware_has_it(monkeypatch, device, sets, expected):
+def test_bf16_only_where_the_hardware_gains_by_it(monkeypatch, device, sets, gain, expected):
     monkeypatch.setattr(training, "cpu", lambda: {"instruction_sets": sets})
+    monkeypatch.setattr(training, "_bf16_gain", lambda: gain)
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
     )
     assert training.bf16_helps(device) is expected
+
+
+def test_the_gain_of_bf16_is_measured_without_a_trace():
+    torch.manual_seed(0)
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    assert 0.001 < training._bf16_gain() < 1_000
+    assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == threads
 
 
 # Convolutions without the work on padding

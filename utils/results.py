@@ -180,10 +180,8 @@ def headline(summary: dict) -> pd.DataFrame:
             ("file size, specialized to the image", *sizes, f"{large / small:.1f} times smaller")
         )
         for row in pd.DataFrame(s["shipped"]).itertuples():
-            slow, fast = (
-                f"{row.fastest_float}: {row.ms * row.ratio:.2f} ms",
-                f"{row.choice}: {row.ms:.2f} ms",
-            )
+            slow = f"{row.fastest_float}: {row.ms * row.ratio:.2f} ms"
+            fast = f"{row.choice}: {row.ms:.2f} ms"
             what = f"{row.situation}, the fastest of all runtimes"
             rows.append((what, slow, fast, f"{row.ratio:.2f} times as fast"))
     if small := s.get("smallest"):
@@ -250,12 +248,8 @@ def origin(environment: dict) -> str:
     e = environment
     when = e.get("time", e["date"]).replace("T", " ").replace("Z", " UTC")
     processor = filter(None, [listed(e.get("cpu_numbers", {})), listed(e["instruction_sets"])])
-    parts = [
-        when,
-        e["data_source"],
-        f"{e['profile']} profile",
-        f"{e['cpu']} ({'; '.join(processor)})",
-    ]
+    parts = [when, e["data_source"], f"{e['profile']} profile"]
+    parts += [f"{e['cpu']} ({'; '.join(processor)})"]
     parts += [
         f"{name} {version}"
         for name, version in {"torch": e["torch"], **e.get("runtimes", {})}.items()
