@@ -189,7 +189,7 @@ def lines(
                     places = rows[x] * base ** (0.12 * (number - middle))
             ax.errorbar(places, rows["mean"], yerr=spread, label=str(name), **look)
             first, last = rows.iloc[0], rows.iloc[-1]
-            ends = (f"{row['mean']:.3g} at {row[x]:,}" for row in (first, last))
+            ends = (f"{row['mean']:.4g} at {row[x]:,}" for row in (first, last))
             said.append(f"{y_label}, {name}: {', '.join(ends)}")
         ticks = sorted(table[x].unique())
         if base:

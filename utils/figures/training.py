@@ -44,11 +44,11 @@ def confusion(counts: ndarray, classes: tuple[str, ...]) -> tuple[Figure, str]:
     ax.set_xticks(range(len(classes)), classes)
     ax.set_yticks(range(len(classes)), classes)
     label(ax, "Images of the test split: errors shaded", "predicted class", "true class")
-    row, column = divmod(int(errors.argmax()), len(classes))
+    worst = ((classes[r], classes[c]) for (r, c), n in ndenumerate(errors) if n == most)
     return fig, (
         f"Confusion matrix of {counts.sum():,} images: {counts.trace():,} on the diagonal, "
-        f"{errors.sum():,} off it. The largest error count is {errors.max()}: true {classes[row]} "
-        f"taken for {classes[column]}."
+        f"{errors.sum():,} off it. The largest error count is {errors.max()}: "
+        f"{', '.join(f'true {true} taken for {taken}' for true, taken in worst) or 'no errors'}."
     )
 
 
