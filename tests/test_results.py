@@ -207,7 +207,7 @@ def test_origin_keeps_the_mark_of_a_changed_tree(records):
 )
 def test_advice_on_latency_has_a_sentence_for_each_outcome(summary, low, high, said):
     summary |= {"against_fastest_low_b1_t1": low, "against_fastest_high_b1_t1": high}
-    assert f"At batch 1, on one thread of this processor, int8 in PyTorch {said}." in (
+    assert f"At batch 1, on one thread of this processor, int8 in eager PyTorch {said}." in (
         results.advice(summary)
     )
 

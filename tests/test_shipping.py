@@ -12,6 +12,7 @@ from torch import nn
 from torch.ao.nn.intrinsic import ConvReLU2d
 
 from utils import quantization as ptq
+from utils import timing
 from utils.figures import deployment
 from utils.lab import classify, shipping
 from utils.lab.shipping import ROADS, Network
@@ -78,6 +79,24 @@ def test_activations_get_half_the_codes_where_sums_may_saturate(network, monkeyp
         assert shipping.saturates() == needed
     pytest.importorskip("torchao")
     assert tops(shipping.pt2e(network, reduce_range=True)) == {127}
+
+
+def test_compiling_packs_for_one_thread_and_for_the_codes_of_this_processor(
+    network, monkeypatch, tmp_path
+):
+    pytest.importorskip("torchao")
+    seen = {}
+
+    def compiler(program, package_path, inductor_configs):  # it takes a minute, and packs by these
+        seen["codes"], seen["threads"] = tops(program), torch.get_num_threads()
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", compiler)
+    few = replace(network, images=network.images[:2])
+    for saturates, codes in ((True, {127}), (False, {255})):
+        monkeypatch.setattr(shipping, "saturates", lambda s=saturates: s)
+        with timing.fixed_threads(2):
+            shipping.ROADS["int8_pt2e"].write(few, tmp_path / "file.pt2")
+        assert seen == {"codes": codes, "threads": 1}
 
 
 @pytest.mark.parametrize("name", ["int8_onnxruntime", "int8_openvino"])

@@ -97,8 +97,8 @@ def answer(summary: dict) -> str:
     fastest = table.iloc[3, 0].split("fastest: ")[1]
     text = (
         f"In this run, int8 changes the accuracy of ResNet-18 by {accuracy} and makes its file "
-        f"{size}. With one image at a time, int8 in PyTorch is {faster}, compared with float32 in "
-        f"{fastest}."
+        f"{size}. With one image at a time, int8 in eager PyTorch is {faster}, compared with "
+        f"float32 in {fastest}."
     )
     for one in summary.get("shipped", {}).get("ratio", [])[:1]:
         text += " Over all runtimes, the fastest int8 is "

@@ -176,13 +176,12 @@ def headline(summary: dict) -> pd.DataFrame:
     if "shipped_mb" in s:
         large, small = s["shipped_mb"]
         sizes = [f"{value:.2f} MB" for value in (large, small)]
-        rows.append(
-            ("file size, specialized to the image", *sizes, f"{large / small:.1f} times smaller")
-        )
+        what = "file size: whole float32, specialized int8"
+        rows.append((what, *sizes, f"{large / small:.1f} times smaller"))
         for row in pd.DataFrame(s["shipped"]).itertuples():
             slow = f"{row.fastest_float}: {row.ms * row.ratio:.2f} ms"
             fast = f"{row.choice}: {row.ms:.2f} ms"
-            what = f"{row.situation}, the fastest of all runtimes"
+            what = f"{row.situation}, one thread, the fastest of all runtimes"
             rows.append((what, slow, fast, f"{row.ratio:.2f} times as fast"))
     if small := s.get("smallest"):
         sizes = [f"{small[key] / 1e6:.2f} MB" for key in ("float_bytes", "bytes")]
@@ -227,7 +226,7 @@ def advice(summary: dict) -> str:
     for batch in (1, 64):
         low, high = (summary[f"against_fastest_{end}_b{batch}_t1"] for end in ("low", "high"))
         fastest = _fastest_float(summary, f"b{batch}_t1")
-        text += f" At batch {batch}, on one thread of this processor, int8 in PyTorch "
+        text += f" At batch {batch}, on one thread of this processor, int8 in eager PyTorch "
         if low > 1:
             text += f"is faster than every float32 of notebook 04 ({low:.2f} times or more): use it"
         elif high < 1:

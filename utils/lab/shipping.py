@@ -25,7 +25,7 @@ from numpy import ndarray
 from pandas import DataFrame
 from torch import Tensor, nn
 
-from utils import environment, files, settings
+from utils import environment, files, settings, timing
 from utils import quantization as ptq
 from utils.data import Dataset, batches
 from utils.lab import classify
@@ -313,7 +313,8 @@ def _openvino_layers(path: Path) -> Iterator[tuple[float, bool, ndarray, ndarray
 
 
 def _compile(network: Network, path: Path) -> None:
-    with torch.no_grad():
+    # The weights are packed for the threads that torch has now: with others, every call reorders.
+    with timing.fixed_threads(1), torch.no_grad():
         graph = pt2e(network, reduce_range=saturates())
         program = torch.export.export(graph, (network.images[:1],))
         freezing = {"freezing": True}  # packs the weights
