@@ -111,7 +111,7 @@ def test_an_arm_processor_has_qnnpack_only(engines):
     engines("qnnpack", "fbgemm", "x86", "onednn")
     absent = runtimes.missing()
     for engine in ("fbgemm", "x86", "onednn"):
-        assert absent[f"int8_{engine}"] == "no engine for this processor, which uses qnnpack"
+        assert absent[f"int8_{engine}"] == "not meant for this processor, which uses qnnpack"
     assert "int8_qnnpack" not in absent
 
 
@@ -119,7 +119,7 @@ def test_an_x86_processor_has_the_engines_of_this_build(engines):
     engines("fbgemm", "x86", "qnnpack")
     absent = runtimes.missing()
     assert absent["int8_onednn"] == "this build of torch has no engine onednn"
-    assert absent["int8_qnnpack"] == "no engine for this processor, which uses fbgemm"
+    assert absent["int8_qnnpack"] == "not meant for this processor, which uses fbgemm"
     assert not {"int8_fbgemm", "int8_x86"} & set(absent)
 
 

@@ -101,7 +101,7 @@ def answer(summary: dict) -> str:
         f"float32 in {fastest}."
     )
     for one in summary.get("shipped", {}).get("ratio", [])[:1]:
-        text += " Over all runtimes, the fastest int8 is "
+        text += " Over PyTorch, ONNX Runtime and OpenVINO, the fastest int8 is "
         text += f"{one:.2f} times as fast as the fastest float32."
     if small := summary.get("smallest"):
         text += f" The smallest file that keeps the accuracy has {small['bytes'] / 1e6:.2f} MB."

@@ -18,6 +18,7 @@ SOURCES = {  # the notebooks that the summary is made of, and their questions
     "03_fusion_and_calibration": "How does float32 become int8?",
     "04_cpu_benchmark": "How much smaller and faster is it, and why?",
 }
+RUNTIMES = "the fastest of PyTorch, ONNX Runtime and OpenVINO"  # those of notebook 08's table
 _PAIRED = {"test_images": "images", "float_accuracy": "accuracy_a", "int8_accuracy": "accuracy_b"}
 _PAIRED |= {"float_only_correct": "a_only", "int8_only_correct": "b_only"}
 _PAIRED |= {"mcnemar_p": "mcnemar_p", "difference_low": "low", "difference_high": "high"}
@@ -181,7 +182,7 @@ def headline(summary: dict) -> pd.DataFrame:
         for row in pd.DataFrame(s["shipped"]).itertuples():
             slow = f"{row.fastest_float}: {row.ms * row.ratio:.2f} ms"
             fast = f"{row.choice}: {row.ms:.2f} ms"
-            what = f"{row.situation}, one thread, the fastest of all runtimes"
+            what = f"{row.situation}, one thread, {RUNTIMES}"
             rows.append((what, slow, fast, f"{row.ratio:.2f} times as fast"))
     if small := s.get("smallest"):
         sizes = [f"{small[key] / 1e6:.2f} MB" for key in ("float_bytes", "bytes")]
@@ -198,7 +199,8 @@ def _fastest_float(summary: dict, where: str) -> str:
 
 def faster(ratio: float, low: float, high: float) -> str:
     """Say in words what a speed-up is: faster, slower, or a tie if its interval contains 1."""
-    words = "faster" if low > 1 else "as fast: slower" if high < 1 else "as fast: a tie"
+    ends = round(low, 2), round(high, 2)  # as they are shown
+    words = "faster" if ends[0] > 1 else "as fast: slower" if ends[1] < 1 else "as fast: a tie"
     return f"{ratio:.2f} times {words} ({low:.2f} to {high:.2f})"
 
 

@@ -35,7 +35,7 @@ def missing() -> dict[str, str]:
         elif variant.package != "torch" and importlib.util.find_spec("onnxscript") is None:
             reasons[variant.name] = "onnxscript, which writes the ONNX file, is not installed"
         elif variant.dtype == "int8" and (kernel == "qnnpack") != (engine == "qnnpack"):
-            reasons[variant.name] = f"no engine for this processor, which uses {engine}"
+            reasons[variant.name] = f"not meant for this processor, which uses {engine}"
         elif variant.dtype == "int8" and kernel not in torch.backends.quantized.supported_engines:
             reasons[variant.name] = f"this build of torch has no engine {kernel}"
     return reasons
