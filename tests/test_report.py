@@ -109,6 +109,15 @@ def test_solutions_are_folded_and_the_code_of_the_report(pages):
     assert "shown=1" in code
 
 
+def settled(browser):
+    """Wait until the page's script has chosen a theme and no color changes any more."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    still = """return document.documentElement.dataset.theme !== "auto" &&
+        document.getAnimations().every((animation) => animation.playState !== "running")"""
+    WebDriverWait(browser, 60).until(lambda b: b.execute_script(still))
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1400])
 @pytest.mark.parametrize("name", ["index", "00_first"])
@@ -119,6 +128,7 @@ def test_the_site_in_a_browser(pages, browser, name, width, scheme):
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get((pages / f"{name}.html").as_uri())
+    settled(browser)
     theme, wide, broken, formulas = browser.execute_script(
         """const page = document.documentElement;
         return [page.dataset.theme, page.scrollWidth > page.clientWidth,
