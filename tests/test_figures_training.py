@@ -30,7 +30,10 @@ def test_only_the_errors_of_a_confusion_matrix_are_shaded():
     assert fig.axes[0].get_ylabel() == "true class"  # the rows
     assert fig.axes[0].get_xlabel() == "predicted class"
     assert "284 on the diagonal, 5 off it" in alt
-    assert "count is 4: true b taken for a" in alt
+    assert "count is 4: true b taken for a." in alt
+    _, alt = training.confusion(np.array([[9, 2, 0], [0, 9, 0], [2, 0, 9]]), ("a", "b", "c"))
+    assert "count is 2: true a taken for b, true c taken for a." in alt
+    assert "count is 0: no errors." in training.confusion(np.eye(3, dtype=int), ("a", "b", "c"))[1]
     assert counts[0, 0] == 90, "the counts of the caller were changed"
 
 

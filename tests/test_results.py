@@ -311,7 +311,13 @@ def test_committed_reference_results_are_strict_json():
 
 @pytest.mark.parametrize(
     ("low", "high", "words"),
-    [(1.1, 1.3, "faster"), (0.9, 1.3, "as fast: a tie"), (0.7, 0.9, "as fast: slower")],
+    [
+        (1.1, 1.3, "faster"),
+        (0.9, 1.3, "as fast: a tie"),
+        (1.004, 1.3, "as fast: a tie"),  # shown as 1.00
+        (0.7, 0.996, "as fast: a tie"),
+        (0.7, 0.9, "as fast: slower"),
+    ],
 )
 def test_a_ratio_whose_interval_contains_one_is_a_tie(low, high, words):
     assert results.faster(1.2, low, high) == f"1.20 times {words} ({low:.2f} to {high:.2f})"
