@@ -149,6 +149,27 @@ def test_one_calibration_serves_every_choice(fused, images, choices):
     assert torch.equal(logits(observers.reconvert(model, *choices), images), expected)
 
 
+@pytest.mark.parametrize("changed", ["nothing", "weight", "bias"])
+def test_weights_packed_before_serve_equal_weights_only(fused, images, changed):
+    other = copy.deepcopy(fused)
+    with torch.no_grad():
+        conv = other.layer1[0].conv1[0]
+        if changed == "weight":  # of the same sum
+            conv.weight[3], conv.weight[4] = conv.weight[4].clone(), conv.weight[3].clone()
+        if changed == "bias":
+            conv.bias += 1
+    before = observers.reconvert(prepared(fused, images))
+    first = logits(before, images)
+    seen = []
+    before.layer1[0].conv1.register_forward_hook(lambda *_: seen.append(1))
+    model = prepared(other, images[:32])  # other ranges
+    found, expected = observers.reconvert(model, bits=8), ptq.convert(model)
+    assert torch.equal(logits(found, images), logits(expected, images))
+    shared = found.layer1[0].conv1._packed_params is before.layer1[0].conv1._packed_params
+    assert shared is (changed == "nothing")
+    assert not seen and torch.equal(logits(before, images), first)
+
+
 def test_symmetric_codes_are_in_the_middle_also_after_the_default_qconfig(fused, images):
     model = ptq.prepare(fused)
     ptq.calibrate(model, images)

@@ -131,8 +131,10 @@ def calibrate(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: i
     return seen
 
 
-def convert(model: nn.Module) -> nn.Module:
+def convert(model: nn.Module, mapping: dict | None = None) -> nn.Module:
     """Step 4: return an int8 copy of the calibrated model.
+
+    ``mapping`` goes to torch: the class that converts each kind of module, if not torch's own.
 
     Raises QuantizationError if it was not prepared, or lists the observers that saw nothing.
     """
@@ -148,7 +150,7 @@ def convert(model: nn.Module) -> nn.Module:
         f"{len(blind)} of {len(found)} observers saw no data ({listed}): calibrate() the model "
         f"first, with images that pass through every layer",
     )
-    return tq.convert(model)
+    return tq.convert(model, mapping)
 
 
 def quantize(

@@ -1,8 +1,11 @@
 """Choices of qconfig: observers of activations, weights per channel or per tensor, bits."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.ao.nn.intrinsic import ConvReLU2d
+from torch.ao.quantization.quantization_mappings import get_default_static_quant_module_mappings
 
 from utils import quantization as ptq
 from utils.models import layers_of, tq
@@ -77,6 +80,36 @@ def weighted_layers(fused: nn.Module) -> list[str]:
     return list(layers_of(fused, ConvReLU2d, nn.Conv2d, nn.Linear))
 
 
+class _PackOnce:
+    """In the place of an int8 convolution's class: converts as it does, but packs weights once.
+
+    Quantizing and packing the weights takes most of a conversion and does not depend on ranges.
+    """
+
+    KEPT = 80  # layers: those of four networks, of up to 60 MB each
+    _kept: ClassVar[dict] = {}  # the last used at the end
+
+    def __init__(self, int8: type[nn.Module]):
+        self.int8 = int8
+
+    def from_float(self, layer: nn.Module) -> nn.Module:
+        conv = layer[0] if isinstance(layer, ConvReLU2d) else layer
+        tensors = [p.detach() for p in conv.parameters()]
+        key = (self.int8, torch.backends.quantized.engine, str(conv.qconfig.weight))
+        key += (conv.extra_repr(), tensors[0].sum().item())
+        weights, made = self._kept.pop(key, ((), None))
+        if made is None or not all(map(torch.equal, weights, tensors)):
+            weights, made = [t.clone() for t in tensors], self.int8.from_float(layer)
+        self._kept[key] = weights, made
+        if len(self._kept) > self.KEPT:
+            del self._kept[next(iter(self._kept))]
+        new = self.int8.__new__(self.int8)  # the constructor, and copy(), would pack again
+        new.__dict__ = {k: v.copy() if isinstance(v, dict) else v for k, v in vars(made).items()}
+        scale, zero_point = layer.activation_post_process.calculate_qparams()
+        new.scale, new.zero_point = float(scale), int(zero_point)
+        return new
+
+
 def reconvert(
     prepared: nn.Module, weights: str = "per channel", activations: str = "affine", bits: int = 7
 ) -> nn.Module:
@@ -92,4 +125,6 @@ def reconvert(
     for module in prepared.modules():
         if getattr(module, "qconfig", None):
             module.qconfig = module.qconfig._replace(weight=made.weight)
-    return ptq.convert(prepared)
+    mapping = get_default_static_quant_module_mappings()
+    mapping |= {kind: _PackOnce(mapping[kind]) for kind in (ConvReLU2d, nn.Conv2d)}
+    return ptq.convert(prepared, mapping)
