@@ -47,9 +47,8 @@ sys.modules |= dict.fromkeys(system.get("absent", []))  # importing one of these
 type(torch.backends.quantized).supported_engines = system["engines"]
 for module in system["modules"]:
     importlib.import_module(module)
-from utils import environment, quantization, settings, training
+from utils import environment, quantization, settings
 from utils.lab import roofline, runtimes
-training._bf16_gain = lambda: 2.0  # measured, and thus the real processor's
 sets = environment.cpu()["instruction_sets"]
 described = environment.describe(settings.load(), "no data")
 print(json.dumps({
@@ -58,7 +57,6 @@ print(json.dumps({
     "missing": runtimes.missing(),
     "kernels": {kind: list(kernels) for kind, kernels in roofline.KERNELS.items()},
     "instructions": roofline.int8_instructions(sets).values.tolist(),
-    "bf16": training.bf16_helps("cpu"),
     "sets": described["instruction_sets"],
 }))
 """
@@ -82,7 +80,6 @@ def test_variants_kernels_and_tables_are_those_of_the_system(name, tmp_path):
     assert absent in found["missing"]
     assert len(found["names"]) + len(found["missing"]) == 10
     assert {kernel.split(", ")[1] for kernel in found["kernels"]["int8"]} == libraries
-    assert found["bf16"] is (name == "ARM")
     assert len(found["sets"]) == len(SYSTEMS[name]["flags"])
     table = {library: (fastest, unused) for library, fastest, unused in found["instructions"]}
     assert table == SYSTEMS[name]["table"]
