@@ -308,7 +308,7 @@ def test_the_key_stands_for_every_value(recipe):
 @pytest.mark.parametrize(
     ("profile", "name", "source", "short", "expected"),
     [
-        ("quick", "mnist", data.DIGITS, False, (4_000, 2, 0.04, 10)),
+        ("quick", "mnist", data.DIGITS, False, (3_000, 2, 0.04, 10)),
         ("full", "mnist", data.DIGITS, True, (4_000, 8, 0.04, 10)),
         ("quick", "mnist", "MNIST", False, (4_000, 1, 0.04, 10)),
         ("full", "mnist", "MNIST", True, (24_000, 1, 0.04, 10)),

@@ -95,7 +95,7 @@ def prepare(model: nn.Module, engine: str | None = None, qconfig=None) -> nn.Mod
     engine = set_engine(engine)
     prepared = copy.deepcopy(model)
     prepared.qconfig = tq.get_default_qconfig(engine) if qconfig is None else qconfig
-    return tq.prepare(prepared)
+    return tq.prepare(prepared, inplace=True)
 
 
 def calibrate(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int = 64) -> int:
