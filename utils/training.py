@@ -75,7 +75,7 @@ def recipe_for(settings: Settings, dataset: Dataset, *, short: bool = False) -> 
     """
     images, epochs = len(dataset.train_images), 10
     if dataset.is_fallback:
-        images, epochs = (3_000, 2) if settings.quick else (images, 8)
+        images, epochs = (min(images, 3_000), 2) if settings.quick else (images, 8)
     elif settings.quick or short:
         images, epochs = (4_000 if settings.quick else 24_000), 1
     changes = {}
