@@ -170,6 +170,20 @@ def test_weights_packed_before_serve_equal_weights_only(fused, images, changed):
     assert not seen and torch.equal(logits(before, images), first)
 
 
+@pytest.mark.parametrize("engine", ["fbgemm", "x86", "onednn", "qnnpack"])
+def test_each_conversion_has_its_own_ranges_on_every_engine(fused, images, monkeypatch, engine):
+    if engine not in torch.backends.quantized.supported_engines:
+        pytest.skip(f"this build of torch has no engine {engine}")
+    monkeypatch.setattr(torch.backends.quantized, "engine", engine)
+    model = ptq.prepare(fused, engine, observers.qconfig("min-max"))
+    ptq.calibrate(model, images)
+    for factor in (1, 2, 0.25):  # the input, and with it the scale that the first layer meets, stays
+        for name, observer in ptq.observers(model).items():
+            observer.max_val *= 1 if name == "quant" else factor
+        found, expected = observers.reconvert(model), ptq.convert(model)
+        assert torch.equal(logits(found, images), logits(expected, images))
+
+
 def test_symmetric_codes_are_in_the_middle_also_after_the_default_qconfig(fused, images):
     model = ptq.prepare(fused)
     ptq.calibrate(model, images)

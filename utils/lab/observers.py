@@ -126,5 +126,6 @@ def reconvert(
         if getattr(module, "qconfig", None):
             module.qconfig = module.qconfig._replace(weight=made.weight)
     mapping = get_default_static_quant_module_mappings()
-    mapping |= {kind: _PackOnce(mapping[kind]) for kind in (ConvReLU2d, nn.Conv2d)}
+    if torch.backends.quantized.engine != "qnnpack":  # it packs the scale of the output as well
+        mapping |= {kind: _PackOnce(mapping[kind]) for kind in (ConvReLU2d, nn.Conv2d)}
     return ptq.convert(prepared, mapping)
