@@ -177,7 +177,7 @@ def test_each_conversion_has_its_own_ranges_on_every_engine(fused, images, monke
     monkeypatch.setattr(torch.backends.quantized, "engine", engine)
     model = ptq.prepare(fused, engine, observers.qconfig("min-max"))
     ptq.calibrate(model, images)
-    for factor in (1, 2, 0.25):  # the input, and with it the scale that the first layer meets, stays
+    for factor in (1, 2, 0.25):  # the input stays, so the first layer meets the same scale
         for name, observer in ptq.observers(model).items():
             observer.max_val *= 1 if name == "quant" else factor
         found, expected = observers.reconvert(model), ptq.convert(model)
